@@ -1,0 +1,41 @@
+"""The fail signature: a fail message reduced so that like fails fall together (pure).
+
+The order of the steps matters: a path may hold hexadecimal digits, and a hierarchy may hold numbers.
+"""
+
+import re
+
+BYTES_MAX = 256
+NO_MESSAGE = "(no message)"
+OVERFLOW = "Regression Bucket Overflow"
+SIGNATURES_MAX = 25
+"""Distinct signatures of a regression, the overflow and the configured timeout signature not counted."""
+
+_READ_MAX = 4096  # characters of a fail message that are looked at
+
+_STEPS = (
+    (re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.+@%=:~-]+)+/?"), "<path>"),
+    (re.compile(r"\b0[xX][0-9a-fA-F_]+|\d*'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
+    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{6,}\b"), "<hex>"),
+    (re.compile(r"\b[A-Za-z_]\w*(?:\[[^\]\s]*\])*(?:\.[A-Za-z_]\w*(?:\[[^\]\s]*\])*)+"), "<hierarchy>"),
+    (re.compile(r"\d+(?:[.,_]\d+)*"), "<n>"),
+)
+_SPACES = re.compile(r"\s+")
+
+
+def reduce(fail_message: str) -> str:
+    """One line of at most 256 bytes of UTF-8 in which paths, hexadecimal, hierarchies and numbers are replaced.
+
+    Only the first line that is not blank counts.
+    """
+    line = next((text for text in fail_message[:_READ_MAX].splitlines() if text.strip()), "")
+    for pattern, word in _STEPS:
+        line = pattern.sub(word, line)
+    line = _SPACES.sub(" ", line).strip()
+    return cut(line) or NO_MESSAGE
+
+
+def cut(text: str) -> str:
+    """Text cut to 256 bytes of UTF-8, at a character's boundary."""
+    data = text.encode()
+    return text if len(data) <= BYTES_MAX else data[:BYTES_MAX].decode(errors="ignore")

@@ -1,0 +1,1 @@
+"""What is: rows, their bytes, the store and its restore. Imports nothing of `livejobs.streams`."""

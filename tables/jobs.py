@@ -1,0 +1,159 @@
+"""Job rows: what is known of one job, and its bytes (pure).
+
+The value of a row in the store is the value of its record in the `jobs` topic. A live row has sixteen bytes more in front: the time of its ``P`` entry (see
+`tables.keys`), and the ending that spares it.
+"""
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Literal
+
+import msgspec
+
+from livejobs.tables import keys, times
+
+Verdict = Literal["timeout", "finish", "tank"]
+Headers = list[tuple[str, bytes]]
+
+STATE_HEADER = "livejobs.state"
+
+_local = struct.Struct(">QQ")
+encode_json = msgspec.json.encode
+
+
+class JobState(IntEnum):
+    """Where a job stands; the order is that of the transition table's rows."""
+
+    ABSENT = 0
+    LIVE = 1
+    FINISHED = 2
+    JUDGED = 3
+
+
+class JobRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A record of the topic `jobs`: the current record of one job (null value: the job was pruned or dropped)."""
+
+    regression: str
+    """Name of the regression."""
+    result: Literal["live", "pass", "fail", "skip"]
+    job: msgspec.Raw
+    """The latest body as it was received, all its fields."""
+    first_seen: str
+    """Broker time of the first message of this job, RFC 3339 UTC."""
+    updated: str
+    """Broker time of the last message that changed this record, RFC 3339 UTC."""
+    signature: str | None = None
+    """Fail signature; fails only."""
+    verdict: Verdict | None = None
+    """Why the system, and not a finish message, decided; absent where a finish did."""
+
+
+class JobPrivate(msgspec.Struct, omit_defaults=True):
+    """The header `livejobs.state` of a `jobs` record; present only while its regression's live jobs are being ended in steps."""
+
+    spared: int = 0
+    """Version of the ending that must not judge this job, because it was heard of after it."""
+
+
+class Row:
+    """One job in memory. `body` is None where only the store has it."""
+
+    __slots__ = ("body", "dirty", "first_seen", "result", "seen_ms", "signature", "spared", "state", "stored", "updated_ms", "verdict")
+
+    def __init__(self) -> None:
+        self.state = JobState.ABSENT
+        self.stored = JobState.ABSENT  # what the store holds: ABSENT, LIVE or FINISHED (which stands for JUDGED as well)
+        self.dirty = False
+        self.result = ""
+        self.first_seen = ""
+        self.updated_ms = 0
+        self.seen_ms = 0  # time of the P entry; only a live row in the store has one
+        self.spared = 0
+        self.signature: str | None = None
+        self.verdict: Verdict | None = None
+        self.body: bytes | None = None
+
+    def value(self, name_json: bytes) -> bytes:
+        """The value of the record in the topic `jobs`."""
+        tail = b'"}'
+        if self.signature is not None:
+            tail = b'","signature":' + encode_json(self.signature) + b"}"
+            if self.verdict is not None:
+                tail = tail[:-1] + b',"verdict":"' + self.verdict.encode() + b'"}'
+        return b"".join((
+            b'{"regression":', name_json, b',"result":"', self.result.encode(), b'","job":', self.body or b"null",
+            b',"first_seen":"', self.first_seen.encode(), b'","updated":"', times.to_text(self.updated_ms).encode(), tail,
+        ))
+
+    def headers(self) -> Headers:
+        """The headers of the record in the topic `jobs`."""
+        return [(STATE_HEADER, encode_json(JobPrivate(self.spared)))] if self.spared else []
+
+
+_decode_record = msgspec.json.Decoder(JobRecord).decode
+_decode_private = msgspec.json.Decoder(JobPrivate).decode
+
+
+def decode(value: bytes) -> JobRecord:
+    """A record's value; msgspec.DecodeError if it is none of ours."""
+    return _decode_record(value)
+
+
+def row_of(live: bytes | None, finished: bytes | None) -> Row:
+    """The row that the store holds under a job key, without its body; an absent one if it holds none."""
+    row = Row()
+    if live is not None:
+        row.seen_ms, row.spared = _local.unpack_from(live)
+        record = _decode_record(live[_local.size:])
+        row.state = row.stored = JobState.LIVE
+    elif finished is not None:
+        record = _decode_record(finished)
+        row.state = JobState.FINISHED if record.verdict is None else JobState.JUDGED
+        row.stored = JobState.FINISHED
+    else:
+        return row
+    row.result, row.first_seen = record.result, record.first_seen
+    row.updated_ms = times.from_text(record.updated)
+    row.signature, row.verdict = record.signature, record.verdict
+    return row
+
+
+def live_value(seen_ms: int, spared: int, value: bytes) -> bytes:
+    """Value of a row in the live table."""
+    return _local.pack(seen_ms, spared) + value
+
+
+def record_of(stored: bytes, *, live: bool) -> bytes:
+    """The record's value inside a stored value."""
+    return stored[_local.size:] if live else stored
+
+
+def seen_ms_of(live: bytes) -> int:
+    """Time of the P entry of a stored live row."""
+    return int.from_bytes(live[:8], "big")
+
+
+Op = tuple[bytes, bytes | None]
+
+
+def restore_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Op]:
+    """What a record of the topic `jobs` puts into an ordered map: (key, value or None to delete).
+
+    A stale P entry may stay behind; whoever meets it drops it.
+    """
+    if value is None:
+        return [(keys.LIVE + key, None), (keys.FINISHED + key, None)]
+    record = _decode_record(value)
+    if record.result != "live":
+        return [(keys.LIVE + key, None), (keys.FINISHED + key, value)]
+    spared = 0
+    for name, data in headers:
+        if name == STATE_HEADER:
+            spared = _decode_private(data).spared
+    seen_ms = times.from_text(record.updated)
+    return [
+        (keys.LIVE + key, live_value(seen_ms, spared, value)),
+        (keys.FINISHED + key, None),
+        (keys.timed(keys.SEEN, seen_ms, key), b""),
+    ]

@@ -1,0 +1,47 @@
+"""The keys of a partition's store (pure).
+
+One ordered map holds everything; the first byte says which table a key is in. The rest of a row's key is the key of its Kafka record,
+byte for byte, so that a store is rebuilt by copying records.
+
+| first byte | rest of the key | value |
+| --- | --- | --- |
+| ``R`` | regression name | the regression's row: `tables.regressions` |
+| ``L`` | job key | the live row: `tables.jobs` |
+| ``F`` | job key | the finished row (also one that the system judged) |
+| ``D`` | deadline, regression name | empty: when to look at this regression again |
+| ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
+| ``M`` | a name | what the store knows of itself |
+
+``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and moves the entry. A heartbeat therefore
+costs no index write.
+"""
+
+import struct
+
+REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, META = b"R", b"L", b"F", b"D", b"P", b"M"
+
+_time = struct.Struct(">Q")
+
+
+def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, bytes]:
+    """Start (included) and stop (excluded) of the rows of one regression in a job table.
+
+    `prefix` is the beginning of its job keys, ``["name",``; a JSON string ends at its quote, so no other regression's keys begin so.
+    With `after`, a job key, only rows behind it.
+    """
+    return table + (after + b"\0" if after else prefix), table + prefix[:-1] + b"-"
+
+
+def timed(table: bytes, ms: int, rest: bytes) -> bytes:
+    """Key of an entry in one of the two time-ordered tables; `ms` since the epoch, not negative."""
+    return table + _time.pack(ms) + rest
+
+
+def time_of(key: bytes) -> int:
+    """The time in a key of a time-ordered table, ms."""
+    return int.from_bytes(key[1:9], "big")
+
+
+def rest_of(key: bytes) -> bytes:
+    """What follows the time in a key of a time-ordered table."""
+    return key[9:]

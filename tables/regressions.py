@@ -1,0 +1,233 @@
+"""Regression rows: the statistics of one regression, what they do not show, and their bytes (pure).
+
+What travels in the topic `regression-stats` is enough to go on: the value is public, the header `livejobs.state` holds the rest.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from livejobs.tables import times
+from livejobs.tables.jobs import STATE_HEADER, Headers, Row, Verdict
+
+Status = Literal["LIVE", "COMPLETE", "ABORTED", "TANKED"]
+Phase = Literal["open", "finished", "timed-out"]
+
+NEVER_MS = 1 << 62
+"""A deadline that does not come."""
+
+_local = struct.Struct(">QI")
+_encode = msgspec.json.Encoder().encode
+
+
+class StatsRecord(msgspec.Struct, kw_only=True):
+    """A record of the topic `regression-stats`: the current absolute statistics of one regression (null value: forgotten)."""
+
+    regression: str
+    """Name of the regression."""
+    status: Status
+    version: int
+    """Grows with every change: epoch * 2^40 + offset of the last message that changed the record."""
+    updated: str
+    """Broker time of the last change, RFC 3339 UTC."""
+    live: int
+    passed: int = msgspec.field(name="pass")
+    fail: int
+    skip: int
+    finished: int
+    heard: str
+    """Broker time when the regression was last heard of, RFC 3339 UTC."""
+    submitted: int | None
+    """Expected number of jobs."""
+    remaining: int | None
+    """submitted - finished."""
+    pass_rate: float | None
+    """pass / (pass + fail)."""
+    cycles: int
+    compute_ms: int
+    runtime_ms: int
+    cycles_per_second: float | None
+    """Cycles by runtime of the jobs which have both."""
+    first_start: str | None
+    """Least start time of the finished jobs, RFC 3339 UTC."""
+    last_finish: str | None
+    """Greatest finish time, RFC 3339 UTC."""
+    duration_ms: int | None
+    """last_finish - first_start."""
+    signatures: dict[str, int]
+    """Fails by signature."""
+    fields: dict[str, msgspec.Raw]
+    """What regr-start, regr-update and regr-finish gave."""
+
+
+class Ending(msgspec.Struct):
+    """Live jobs that are still being judged, a bounded number at a time."""
+
+    verdict: Verdict
+    version: int
+    """Version of the message that began it: jobs heard of since then are spared."""
+    after: str = ""
+    """Job key of the last one reached; the next step goes on behind it."""
+
+
+class StatsPrivate(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The header `livejobs.state` of a `regression-stats` record."""
+
+    phase: Phase = "open"
+    tanked: bool = False
+    closed_ms: int | None = None
+    """When the phase became what it is, if that is not open."""
+    sealed_ms: int | None = None
+    """When the job rows were dropped."""
+    dropping: bool = False
+    """Job rows of a sealed regression are still to be dropped."""
+    start: str | None = None
+    """Digest of the last regr-start; an empty one has a digest, too."""
+    rate_cycles: int = 0
+    """Cycles of the finished jobs which have cycles and runtime."""
+    rate_runtime_ms: int = 0
+    """Runtime of the same jobs."""
+    ending: Ending | None = None
+
+
+class Regression:
+    """One regression in memory, with those of its job rows that are known here.
+
+    `complete` says that `rows` holds every row the store has; then a job that is not in `rows` does not exist.
+    """
+
+    __slots__ = (
+        "closed_ms", "complete", "compute_ms", "cycles", "deadline_ms", "dirty", "dropping", "ending", "exists", "fail", "fields", "first_start_ms",
+        "heard_ms", "key", "last_finish_ms", "live", "name", "name_json", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows",
+        "runtime_ms", "sealed_ms", "signatures", "skip", "start", "stored", "submitted", "tanked", "touched", "updated_ms", "version",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.name_json = _encode(name)
+        self.prefix = b"[" + self.name_json + b","
+        self.version = -1
+        self.updated_ms = 0
+        self.heard_ms = 0
+        self.exists = False  # heard of, and not yet forgotten
+        self.stored = False
+        self.dirty = False
+        self.touched = 0
+        self.deadline_ms = NEVER_MS  # time of the D entry in the store
+        self.rows: dict[bytes, Row] = {}
+        self.complete = True
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin a run: empty statistics, open."""
+        self.phase: Phase = "open"
+        self.tanked = False
+        self.closed_ms: int | None = None
+        self.sealed_ms: int | None = None
+        self.dropping = False
+        self.start: str | None = None
+        self.ending: Ending | None = None
+        self.live = self.passed = self.fail = self.skip = 0
+        self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
+        self.first_start_ms: int | None = None
+        self.last_finish_ms: int | None = None
+        self.signatures: dict[str, int] = {}
+        self.fields: dict[str, msgspec.Raw] = {}
+        self.submitted: int | None = None
+
+    @property
+    def finished(self) -> int:
+        """Jobs that ended, those judged by the system among them."""
+        return self.passed + self.fail + self.skip
+
+    @property
+    def status(self) -> Status:
+        """What the regression shows as."""
+        if self.tanked:
+            return "TANKED"
+        if self.phase == "open":
+            return "LIVE"
+        if self.phase == "timed-out" or (self.submitted is not None and self.finished < self.submitted):
+            return "ABORTED"
+        return "COMPLETE"
+
+    def value(self) -> bytes:
+        """The value of the record in the topic `regression-stats`."""
+        judged = self.passed + self.fail
+        first, last = self.first_start_ms, self.last_finish_ms
+        return _encode(StatsRecord(
+            regression=self.name, status=self.status, version=self.version, updated=times.to_text(self.updated_ms),
+            live=self.live, passed=self.passed, fail=self.fail, skip=self.skip, finished=self.finished,
+            heard=times.to_text(self.heard_ms), submitted=self.submitted,
+            remaining=None if self.submitted is None else self.submitted - self.finished,
+            pass_rate=self.passed / judged if judged else None,
+            cycles=self.cycles, compute_ms=self.compute_ms, runtime_ms=self.runtime_ms,
+            cycles_per_second=self.rate_cycles * 1000 / self.rate_runtime_ms if self.rate_runtime_ms else None,
+            first_start=None if first is None else times.to_text(first),
+            last_finish=None if last is None else times.to_text(last),
+            duration_ms=None if first is None or last is None else last - first,
+            signatures=self.signatures, fields=self.fields,
+        ))
+
+    def headers(self) -> Headers:
+        """The headers of the record in the topic `regression-stats`."""
+        private = StatsPrivate(
+            phase=self.phase, tanked=self.tanked, closed_ms=self.closed_ms, sealed_ms=self.sealed_ms, dropping=self.dropping, start=self.start,
+            rate_cycles=self.rate_cycles, rate_runtime_ms=self.rate_runtime_ms, ending=self.ending,
+        )
+        return [(STATE_HEADER, _encode(private))]
+
+
+_decode_record = msgspec.json.Decoder(StatsRecord).decode
+_decode_private = msgspec.json.Decoder(StatsPrivate).decode
+
+
+def decode(value: bytes) -> StatsRecord:
+    """A record's value; msgspec.DecodeError if it is none of ours."""
+    return _decode_record(value)
+
+
+def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regression:
+    """The regression that a record of the topic `regression-stats` describes; its job rows are not known yet."""
+    record = _decode_record(value)
+    private = StatsPrivate()
+    for name, data in headers:
+        if name == STATE_HEADER:
+            private = _decode_private(data)
+    regression = Regression(record.regression)
+    for field in ("version", "live", "passed", "fail", "skip", "submitted", "cycles", "compute_ms", "runtime_ms", "signatures", "fields"):
+        setattr(regression, field, getattr(record, field))
+    for field in ("phase", "tanked", "closed_ms", "sealed_ms", "dropping", "start", "rate_cycles", "rate_runtime_ms", "ending"):
+        setattr(regression, field, getattr(private, field))
+    regression.updated_ms = times.from_text(record.updated)
+    regression.heard_ms = times.from_text(record.heard)
+    regression.first_start_ms = None if record.first_start is None else times.from_text(record.first_start)
+    regression.last_finish_ms = None if record.last_finish is None else times.from_text(record.last_finish)
+    regression.exists = regression.stored = True
+    regression.complete = False
+    return regression
+
+
+def stored_value(deadline_ms: int, value: bytes, headers: Headers) -> bytes:
+    """Value of a row in the regression table: deadline, length of the private state, private state, record."""
+    state = headers[0][1]
+    return _local.pack(deadline_ms, len(state)) + state + value
+
+
+def from_stored(stored: bytes) -> Regression:
+    """The regression that a stored row describes."""
+    deadline_ms, size = _local.unpack_from(stored)
+    start = _local.size
+    regression = from_record(stored[start + size:], [(STATE_HEADER, stored[start:start + size])])
+    regression.deadline_ms = deadline_ms
+    return regression
+
+
+def record_of(stored: bytes) -> tuple[bytes, Headers]:
+    """The record's value and headers inside a stored row."""
+    size = _local.unpack_from(stored)[1]
+    start = _local.size
+    return stored[start + size:], [(STATE_HEADER, stored[start:start + size])]

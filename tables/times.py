@@ -1,0 +1,33 @@
+"""RFC 3339 text and milliseconds since the epoch (pure)."""
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_DAY_MS = 86_400_000
+
+HOUR_MS = 3_600_000
+DAY_MS = _DAY_MS
+
+_second = (-1, "")  # the last second formatted: the records of a batch share a few timestamps
+
+
+def to_text(ms: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 UTC with milliseconds, ``2026-03-02T08:00:00.123Z``."""
+    global _second  # noqa: PLW0603  a cache of one entry
+    second, rest = divmod(ms, 1000)
+    known, text = _second
+    if known != second:
+        text = (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.").rjust(20, "0")
+        _second = (second, text)
+    return f"{text}{rest:03d}Z"
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since the epoch, rounded down. The datetime must be aware."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_text(text: str) -> int:
+    """Milliseconds since the epoch of RFC 3339 text; ValueError if it is not."""
+    return to_ms(datetime.fromisoformat(text))
