@@ -622,18 +622,8 @@ class Model:
     def _end_step(self, regression: Regression, now: int, offset: int) -> None:
         ending = regression.ending
         assert ending is not None
-        waiting = sorted(
-            (key_bytes(key), row)
-            for key, row in regression.live().items()
-            if key_bytes(key) > ending.cursor and row.offset <= ending.offset
-        ) if False else sorted(
-            (
-                (key_bytes(key), row)
-                for key, row in regression.live().items()
-                if key_bytes(key) > ending.cursor and row.offset <= ending.offset
-            ),
-            key=lambda pair: pair[0],
-        )
+        waiting = [(key_bytes(key), row) for key, row in regression.live().items() if row.offset <= ending.offset]
+        waiting = sorted((pair for pair in waiting if pair[0] > ending.cursor), key=lambda pair: pair[0])
         for cursor, row in waiting[:ENDING_STEP]:
             row.result, row.verdict, row.signature = "fail", ending.verdict, self.rules.timeout_signature
             row.updated = now

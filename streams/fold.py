@@ -1,0 +1,615 @@
+"""Messages applied to the tables of one partition (pure: no clock, no I/O but the store's).
+
+`apply` folds one message into rows held in memory; `take` hands out everything that changed since the last `take`, coalesced: the records for the output
+topics and the operations for the store. Where the batches are cut makes no difference to any row.
+
+`now` comes with the message: the broker's time, but for each regression never before its own last change, so that it can be derived from the records alone.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Protocol
+
+import msgspec
+from aiokafka.partitioner import murmur2
+
+from livejobs.streams import messages, statistics
+from livejobs.streams.messages import Job, Reject
+from livejobs.streams.rules import Rules, deadline
+from livejobs.streams.statistics import Numbers
+from livejobs.streams.transition import JOB, JobEvent
+from livejobs.tables import jobs, keys, regressions, times
+from livejobs.tables.jobs import Headers, JobState, Op, Row, Verdict
+from livejobs.tables.regressions import NEVER_MS, Ending, Regression
+
+ENDING_STEP = 10_000
+"""Live jobs judged at once; the rest follows with the ticks."""
+TICK_ROWS = 10_000
+"""Rows that one tick touches; the rest is left to the next."""
+BATCH_ROWS = 20_000
+"""Changed rows after which `full` asks for a `take`."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Bytes of changed rows after which `full` asks for a `take`, and an ending's step stops."""
+CACHE_ROWS = 100_000
+"""Rows remembered between batches, in all regressions of the partition."""
+CACHE_REGRESSIONS = 5_000
+
+EPOCH_BITS = 40
+ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
+
+_encode = msgspec.json.encode
+
+
+class Record(Protocol):
+    """A message as a Kafka consumer gives it; `timestamp` is ms since the epoch."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Map(Protocol):
+    """An ordered map of bytes."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+Output = tuple[bytes | None, bytes | None, Headers]
+
+
+class Changes:
+    """What a batch changed. Outputs are (key, value, headers); a value of None deletes."""
+
+    __slots__ = ("jobs", "ops", "rejects", "reroutes", "stats")
+
+    def __init__(self) -> None:
+        self.jobs: list[Output] = []
+        self.stats: list[Output] = []
+        self.rejects: list[Output] = []
+        self.reroutes: list[tuple[int, bytes, bytes | None, Headers]] = []
+        self.ops: list[Op] = []
+
+    @property
+    def published(self) -> bool:
+        """Whether any record goes to Kafka."""
+        return bool(self.jobs or self.stats or self.rejects or self.reroutes)
+
+
+class Fold:
+    """The tables of one partition, and the rules that change them."""
+
+    def __init__(self, rules: Rules, store: Map, *, partition: int, partitions: int, topic: str = "job-events", epoch: int = 0) -> None:
+        self.rules, self.store = rules, store
+        self.partition, self.partitions, self.topic = partition, partitions, topic
+        self._epoch = epoch << EPOCH_BITS
+        self._regressions: dict[bytes, Regression] = {}
+        self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
+        self._dirty_regressions: dict[bytes, Regression] = {}
+        self._moved: dict[bytes, Regression] = {}
+        self._changes = Changes()
+        self._bytes = 0
+        self._cached = 0
+        self._batch = 0
+        self._deadline_head = self._head(keys.DEADLINE)
+        self._seen_head = self._head(keys.SEEN)
+        self.version = -1
+        self.counts: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------ in
+
+    @property
+    def full(self) -> bool:
+        """Whether enough has changed to be written out."""
+        return len(self._dirty_rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES
+
+    def apply(self, record: Record) -> bool:
+        """Fold one message in. False: not taken; write out what `take` gives, and apply the same message again."""
+        kind = b""
+        for name, data in record.headers:
+            if name == "type":
+                kind = data
+        self.version = self._epoch | record.offset
+        if kind == b"_livejobs.tick":
+            return self._tick(record.timestamp)
+        if kind == b"job-live" and not self.rules.enable_live:
+            self.counts["live_off"] += 1
+            return True
+        regression = None
+        try:
+            handler = _HANDLERS.get(kind)
+            if handler is None:
+                shown = kind[:64].decode(errors="replace")
+                raise Reject("bad-type", f"type {shown!r}: allowed are {', '.join(sorted(messages.TYPES))}")
+            regression = self._regressions.get(record.key or b"") or self._load(record)
+            if regression is None:
+                return True  # sent on to its own partition
+            if self.version <= regression.version:
+                self.counts["replayed"] += 1
+                return True
+            self.now_ms = max(record.timestamp, regression.updated_ms)
+            return handler(self, regression, record) is not False
+        except Reject as error:
+            self._reject(record, error)
+            return True
+
+    def _load(self, record: Record) -> Regression | None:
+        """The regression of a record's key, known here, stored or new; None if the record belongs to another partition."""
+        name = messages.check_key(record.key)
+        key = record.key or b""
+        partition = (murmur2(key) & 0x7FFFFFFF) % self.partitions
+        if partition != self.partition:
+            self._changes.reroutes.append((partition, key, record.value, list(record.headers)))
+            self._bytes += len(record.value or b"")
+            self.counts["rerouted"] += 1
+            return None
+        return self._regression(key, name)
+
+    def _regression(self, key: bytes, name: str) -> Regression:
+        regression = self._regressions.get(key)
+        if regression is None:
+            stored = self.store.get(keys.REGRESSION + key)
+            regression = Regression(name) if stored is None else regressions.from_stored(stored)
+            self._regressions[key] = regression
+        return regression
+
+    def _reject(self, record: Record, error: Reject, item: bytes | None = None, index: int = 0) -> None:
+        extra: Headers = [
+            ("__streams.errors.exception", error.code.encode()), ("__streams.errors.message", error.message.encode(errors="replace")),
+            ("__streams.errors.topic", self.topic.encode()), ("__streams.errors.partition", b"%d" % self.partition),
+            ("__streams.errors.offset", b"%d" % record.offset),
+        ]
+        value = record.value
+        if item is not None:
+            extra.append(("livejobs.batch.index", b"%d" % index))
+            value = item
+        self._changes.rejects.append((record.key, value, [*record.headers, *extra]))
+        self._bytes += len(value or b"")
+        self.counts["rejected"] += 1
+
+    # ------------------------------------------------------------------ regressions
+
+    def _change(self, regression: Regression) -> None:
+        regression.version, regression.updated_ms = self.version, self.now_ms
+        if not regression.dirty:
+            regression.dirty = True
+            regression.touched = self._batch
+            self._dirty_regressions[regression.key] = regression
+
+    def _heard(self, regression: Regression) -> None:
+        """A valid message that changes something: opens an unknown regression, revives one that timed out."""
+        regression.exists = True
+        regression.heard_ms = self.now_ms
+        if regression.phase == "timed-out" and regression.sealed_ms is None:
+            regression.phase, regression.closed_ms = "open", None
+            if regression.ending is not None and regression.ending.verdict == "timeout":
+                regression.ending = None
+        self._change(regression)
+
+    def _open_only(self, regression: Regression) -> None:
+        if regression.sealed_ms is not None:
+            raise Reject("sealed", "the regression is sealed: its statistics are final, a regr-start begins a new run")
+
+    def _merge(self, regression: Regression, given: dict[str, msgspec.Raw], submitted: int | None) -> None:
+        if given:
+            merged = regression.fields | given
+            if len(_encode(merged)) > messages.FIELDS_BYTES_MAX:
+                raise Reject("too-large", f"fields: more than {messages.FIELDS_BYTES_MAX} bytes")
+            regression.fields = {name: msgspec.Raw(bytes(raw)) for name, raw in merged.items()}
+        if submitted is not None:
+            regression.submitted = submitted
+
+    def _regr_start(self, regression: Regression, record: Record) -> bool:
+        given, submitted = messages.regression(record.value)
+        digest = hashlib.blake2b(messages.canonical(_encode(given)), digest_size=16).hexdigest()
+        closed = regression.exists and regression.phase != "open"
+        if regression.sealed_ms is not None:
+            if regression.dropping:
+                self.now_ms = max(record.timestamp, regression.updated_ms)
+                self._drop_rows(regression, TICK_ROWS)
+                return False
+            if len(_encode(given)) > messages.FIELDS_BYTES_MAX:
+                raise Reject("too-large", f"fields: more than {messages.FIELDS_BYTES_MAX} bytes")
+            regression.renew()
+        elif closed and (regression.start == digest if given else regression.start is not None):
+            self.counts["repeated_start"] += 1
+            return True
+        self._merge(regression, given, submitted)
+        regression.start = digest
+        regression.phase, regression.closed_ms, regression.ending = "open", None, None
+        self._heard(regression)
+        return True
+
+    def _regr_update(self, regression: Regression, record: Record) -> None:
+        given, submitted = messages.regression(record.value)
+        self._open_only(regression)
+        self._merge(regression, given, submitted)
+        self._heard(regression)
+
+    def _regr_finish(self, regression: Regression, record: Record) -> None:
+        given, submitted = messages.regression(record.value)
+        self._open_only(regression)
+        self._merge(regression, given, submitted)
+        self._heard(regression)
+        if regression.phase != "finished":
+            regression.phase, regression.closed_ms = "finished", self.now_ms
+        self._begin_ending(regression, "finish")
+
+    def _regr_tank(self, regression: Regression, record: Record) -> None:
+        regression.tanked = messages.tank(record.value)
+        self._heard(regression)
+        if regression.sealed_ms is not None:
+            return
+        if regression.tanked:
+            self._begin_ending(regression, "tank")
+        elif regression.ending is not None and regression.ending.verdict == "tank":
+            regression.ending = None
+
+    # ------------------------------------------------------------------ jobs
+
+    def _job_live(self, regression: Regression, record: Record) -> None:
+        _, identity = messages.live(record.value)
+        self._open_only(regression)
+        key = regression.prefix + _encode(identity)[1:]
+        row = self._row(regression, key)
+        if row.state == FINISHED:
+            self.counts["late_live"] += 1
+            return
+        self._heard(regression)
+        ending = regression.ending
+        row.spared = ending.version if ending is not None else 0
+        if row.state == LIVE:
+            row.updated_ms, row.body = self.now_ms, record.value
+            self._touch(regression, key, row)
+        else:
+            self._move(regression, key, row, JobEvent.LIVE, result="live", body=record.value)
+
+    def _job_finish(self, regression: Regression, record: Record) -> None:
+        self._finish(regression, record.value or b"", messages.finish(record.value))
+
+    def _batch_job_finish(self, regression: Regression, record: Record) -> None:
+        items = messages.batch(record.value)
+        self._open_only(regression)
+        if not items:
+            self._heard(regression)
+        for index, item in enumerate(items):
+            try:
+                self._finish(regression, item, messages.finish(item))
+            except Reject as error:
+                self._reject(record, error, item, index)
+
+    def _finish(self, regression: Regression, body: bytes, parsed: tuple[Job, list[str]]) -> None:
+        job, identity = parsed
+        self._open_only(regression)
+        key = regression.prefix + _encode(identity)[1:]
+        row = self._row(regression, key)
+        old = None
+        if row.state == FINISHED:
+            old_body = self._body(key, row)
+            if messages.same_json(old_body, body):
+                self.counts["repeated_finish"] += 1
+                return
+            old = statistics.numbers(messages.finish(old_body)[0], row.updated_ms)
+        self._heard(regression)
+        new = statistics.numbers(job, self.now_ms)
+        statistics.count(regression, row, -1, old)
+        sig = statistics.signature_of(regression, job, self.rules.timeout_signature) if job.result == "fail" else None
+        self._move(regression, key, row, JobEvent.FINISH, result=job.result or "", body=body, sig=sig, counted=True)
+        statistics.count(regression, row, 1, new)
+        statistics.extend(regression, new)
+        if old is not None:
+            self._correct_extremes(regression, old, new)
+
+    def _row(self, regression: Regression, key: bytes) -> Row:
+        row = regression.rows.get(key)
+        if row is None:
+            if regression.complete:
+                row = Row()
+            else:
+                live = self.store.get(keys.LIVE + key)
+                row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
+            regression.rows[key] = row
+            self._cached += 1
+        return row
+
+    def _body(self, key: bytes, row: Row) -> bytes:
+        if row.body is not None:
+            return row.body
+        live = row.state == LIVE
+        stored = self.store.get((keys.LIVE if live else keys.FINISHED) + key)
+        return bytes(jobs.decode(jobs.record_of(stored or b"", live=live)).job)
+
+    def _touch(self, regression: Regression, key: bytes, row: Row) -> None:
+        if not row.dirty:
+            row.dirty = True
+            self._dirty_rows[key] = (regression, row)
+        self._bytes += len(row.body or b"")
+
+    def _move(
+        self, regression: Regression, key: bytes, row: Row, event: JobEvent, *, result: str, body: bytes | None, sig: str | None = None,
+        verdict: Verdict | None = None, counted: bool = False,
+    ) -> None:
+        """Take a job where the transition table says; the statistics follow, unless the caller has counted already."""
+        target = JOB[row.state, event]
+        if not counted:
+            statistics.count(regression, row, -1)
+        if row.state == ABSENT:
+            row.first_seen = times.to_text(self.now_ms)
+        row.state, row.result, row.body, row.updated_ms = target, result, body, self.now_ms
+        row.signature, row.verdict = sig, verdict
+        if target != LIVE:
+            row.spared = 0
+        if not counted:
+            statistics.count(regression, row, 1)
+        self._touch(regression, key, row)
+
+    # ------------------------------------------------------------------ statistics
+
+    def _correct_extremes(self, regression: Regression, old: Numbers, new: Numbers) -> None:
+        """After a correction: where the old finish was the first start or the last finish and the new one is not, look for the next."""
+        if not statistics.uncovers(regression, old, new):
+            return
+        regression.first_start_ms = regression.last_finish_ms = None
+        for body, updated_ms in self._finished(regression):
+            statistics.extend(regression, statistics.numbers(messages.finish(body)[0], updated_ms))
+
+    def _finished(self, regression: Regression) -> Iterator[tuple[bytes, int]]:
+        """Body and time of all jobs of a regression that a message finished."""
+        for key, row in regression.rows.items():
+            if row.dirty and row.state == FINISHED:
+                yield self._body(key, row), row.updated_ms
+        for key, stored in self.store.scan(*keys.job_range(keys.FINISHED, regression.prefix)):
+            known = regression.rows.get(key[1:])
+            if known is not None and known.dirty:
+                continue
+            record = jobs.decode(stored)
+            if record.verdict is None:
+                yield bytes(record.job), times.from_text(record.updated)
+
+    # ------------------------------------------------------------------ the system decides
+
+    def _begin_ending(self, regression: Regression, verdict: Verdict) -> None:
+        if self.rules.timeout_signature is not None:
+            regression.ending = Ending(verdict, self.version) if regression.live else None
+            self._step_ending(regression)
+
+    def _step_ending(self, regression: Regression) -> int:
+        """Judge the next live jobs of a regression; returns how many rows were looked at."""
+        ending = regression.ending
+        if ending is None:
+            return 0
+        done = 0
+        start_bytes = self._bytes
+        live = self._live_keys(regression, ending.after.encode(), ENDING_STEP + 1)
+        for key in live:
+            if done == ENDING_STEP or self._bytes - start_bytes >= BATCH_BYTES:
+                break
+            done += 1
+            ending.after = key.decode()
+            row = self._row(regression, key)
+            if row.spared != ending.version:
+                self._move(
+                    regression, key, row, JobEvent.JUDGE, result="fail", body=self._body(key, row), sig=self.rules.timeout_signature, verdict=ending.verdict,
+                )
+        if done == len(live):
+            regression.ending = None
+        self._change(regression)
+        return done
+
+    def _live_keys(self, regression: Regression, after: bytes, most: int) -> list[bytes]:
+        """The first live job keys of a regression behind `after`, in order."""
+        rows = regression.rows
+        found = [key for key, row in rows.items() if row.state == LIVE and (row.dirty or regression.complete) and key > after]
+        if not regression.complete:
+            stored = self.store.scan(*keys.job_range(keys.LIVE, regression.prefix, after))
+            fresh = (key[1:] for key, _ in stored if not (key[1:] in rows and rows[key[1:]].dirty))
+            found.extend(islice(fresh, most))
+        found.sort()
+        return found[:most]
+
+    def _tick(self, tick_ms: int) -> bool:
+        """Take what is due, at most TICK_ROWS rows of it. False: changes must be written out first."""
+        if self._dirty_rows or self._dirty_regressions or self._moved:
+            return False
+        left = TICK_ROWS
+        if self._deadline_head <= tick_ms:
+            left = self._tick_regressions(tick_ms, left)
+        cutoff_ms = tick_ms - self.rules.prune_ms
+        if self._seen_head <= cutoff_ms and left > 0:
+            self._tick_live(tick_ms, cutoff_ms, left)
+        return True
+
+    def _due(self, table: bytes, head_ms: int, until_ms: int, most: int) -> tuple[list[bytes], int]:
+        """Entries of a time-ordered table up to a time, and the time of the first entry behind them."""
+        due: list[bytes] = []
+        for key, _ in self.store.scan(keys.timed(table, head_ms, b""), bytes([table[0] + 1])):
+            if keys.time_of(key) > until_ms or len(due) == most:
+                return due, keys.time_of(key)
+            due.append(key)
+        return due, NEVER_MS
+
+    def _tick_regressions(self, tick_ms: int, left: int) -> int:
+        due, self._deadline_head = self._due(keys.DEADLINE, self._deadline_head, tick_ms, left)
+        for number, entry in enumerate(due):
+            if left <= 0:
+                self._deadline_head = keys.time_of(due[number])
+                break
+            name = keys.rest_of(entry)
+            regression = self._regression(name, name.decode())
+            if not regression.exists or regression.deadline_ms != keys.time_of(entry):
+                self._changes.ops.append((entry, None))  # stale
+                continue
+            if self.version <= regression.version:
+                self._deadline_head = min(self._deadline_head, keys.time_of(entry))
+                continue
+            self.now_ms = max(tick_ms, regression.updated_ms)
+            left -= 1 + self._take_due(regression)
+            self._moved[regression.key] = regression
+        return left
+
+    def _take_due(self, regression: Regression) -> int:
+        """Do what a regression's deadline asks for, if it is really there; returns the rows touched."""
+        if deadline(self.rules, regression) > self.now_ms:
+            return 0
+        if regression.dropping:
+            return self._drop_rows(regression, TICK_ROWS)
+        if regression.sealed_ms is not None:
+            regression.exists = False
+            self._change(regression)
+            return 0
+        if regression.ending is not None:
+            return self._step_ending(regression)
+        if regression.phase == "open":
+            regression.phase, regression.closed_ms = "timed-out", self.now_ms
+            self._change(regression)
+            ended = regression.live
+            self._begin_ending(regression, "timeout")
+            return ended
+        regression.sealed_ms, regression.dropping = self.now_ms, True
+        if regression.live:  # else no public figure changes
+            regression.live = 0
+            self._change(regression)
+        return self._drop_rows(regression, TICK_ROWS)
+
+    def _drop_rows(self, regression: Regression, most: int) -> int:
+        """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
+        self._cached -= len(regression.rows)
+        regression.rows, regression.complete = {}, False
+        dropped = 0
+        for table in (keys.LIVE, keys.FINISHED):
+            for key, stored in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):
+                dropped += 1
+                self._changes.jobs.append((key[1:], None, []))
+                self._changes.ops.append((key, None))
+                if table == keys.LIVE:
+                    self._changes.ops.append((keys.timed(keys.SEEN, jobs.seen_ms_of(stored), key[1:]), None))
+        if dropped < most:
+            regression.dropping, regression.complete = False, True
+        self._moved[regression.key] = regression
+        if not regression.dirty:  # only the private state changes: the record is written again with the same version
+            regression.dirty = True
+            self._dirty_regressions[regression.key] = regression
+        return dropped
+
+    def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
+        """Prune live jobs of which nothing was heard for too long."""
+        due, self._seen_head = self._due(keys.SEEN, self._seen_head, cutoff_ms, left)
+        for entry in due:
+            key = keys.rest_of(entry)
+            stored = self.store.get(keys.LIVE + key)
+            if stored is None or jobs.seen_ms_of(stored) != keys.time_of(entry):
+                self._changes.ops.append((entry, None))  # stale
+                continue
+            name = msgspec.json.decode(key)[0]
+            regression = self._regression(name.encode(), name)
+            if self.version < regression.version:  # a replayed tick
+                self._seen_head = min(self._seen_head, keys.time_of(entry))
+                continue
+            row = self._row(regression, key)
+            if row.dirty or regression.sealed_ms is not None:  # judged or dropped by this very tick
+                continue
+            self.now_ms = max(tick_ms, regression.updated_ms)
+            if row.updated_ms + self.rules.prune_ms <= self.now_ms:
+                self._move(regression, key, row, JobEvent.PRUNE, result="", body=None)
+                self._change(regression)
+            else:
+                later = row.updated_ms
+                row.seen_ms = later
+                self._changes.ops += [(entry, None), (keys.timed(keys.SEEN, later, key), b""), (keys.LIVE + key, later.to_bytes(8, "big") + stored[8:])]
+                self._seen_head = min(self._seen_head, later)
+
+    def _head(self, table: bytes) -> int:
+        for key, _ in self.store.scan(table, bytes([table[0] + 1])):
+            return keys.time_of(key)
+        return NEVER_MS
+
+    # ------------------------------------------------------------------ out
+
+    def take(self) -> Changes:
+        """Everything that changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        for key, (regression, row) in self._dirty_rows.items():
+            self._write_row(changes, key, regression, row)
+        for name, regression in (self._moved | self._dirty_regressions).items():
+            self._write_regression(changes, name, regression)
+        self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
+        self._bytes = 0
+        self._batch += 1
+        if self._cached > CACHE_ROWS or len(self._regressions) > CACHE_REGRESSIONS:
+            self._forget()
+        return changes
+
+    def _write_row(self, changes: Changes, key: bytes, regression: Regression, row: Row) -> None:
+        ops, stored, state = changes.ops, row.stored, row.state
+        row.dirty = False
+        if stored == LIVE and state != LIVE:
+            ops += ((keys.LIVE + key, None), (keys.timed(keys.SEEN, row.seen_ms, key), None))
+        elif stored == FINISHED and state in (ABSENT, LIVE):
+            ops.append((keys.FINISHED + key, None))
+        if state == ABSENT:
+            regression.rows.pop(key, None)
+            self._cached -= 1
+            if stored != ABSENT:
+                changes.jobs.append((key, None, []))
+            return
+        value = row.value(regression.name_json)
+        if state == LIVE:
+            if stored != LIVE:
+                row.seen_ms = row.updated_ms
+                ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
+                self._seen_head = min(self._seen_head, row.seen_ms)
+            ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
+            row.stored = LIVE
+        else:
+            ops.append((keys.FINISHED + key, value))
+            row.stored = FINISHED
+        changes.jobs.append((key, value, row.headers()))
+        row.body = None
+
+    def _write_regression(self, changes: Changes, name: bytes, regression: Regression) -> None:
+        dirty, regression.dirty = regression.dirty, False
+        entry_ms = regression.deadline_ms
+        if not regression.exists:
+            if entry_ms != NEVER_MS:
+                changes.ops.append((keys.timed(keys.DEADLINE, entry_ms, name), None))
+            if regression.stored:
+                changes.ops.append((keys.REGRESSION + name, None))
+                changes.stats.append((name, None, []))
+            self._regressions.pop(name, None)
+            return
+        due_ms = deadline(self.rules, regression)
+        if due_ms < entry_ms or name in self._moved:  # a later deadline waits for its entry to come up
+            if entry_ms not in (NEVER_MS, due_ms):
+                changes.ops.append((keys.timed(keys.DEADLINE, entry_ms, name), None))
+            if due_ms != NEVER_MS:
+                changes.ops.append((keys.timed(keys.DEADLINE, due_ms, name), b""))
+            regression.deadline_ms = due_ms
+            self._deadline_head = min(self._deadline_head, due_ms)
+        value, headers = regression.value(), regression.headers()
+        changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
+        if dirty:
+            changes.stats.append((name, value, headers))
+        regression.stored = True
+
+    def _forget(self) -> None:
+        """Drop the least recently changed regressions from memory, until half of the room is free."""
+        for name, regression in sorted(self._regressions.items(), key=lambda item: item[1].touched):
+            if self._cached <= CACHE_ROWS // 2 and len(self._regressions) <= CACHE_REGRESSIONS // 2:
+                break
+            self._cached -= len(regression.rows)
+            del self._regressions[name]
+
+
+_HANDLERS = {
+    b"job-live": Fold._job_live, b"job-finish": Fold._job_finish, b"batch-job-finish": Fold._batch_job_finish, b"regr-start": Fold._regr_start,
+    b"regr-update": Fold._regr_update, b"regr-finish": Fold._regr_finish, b"regr-tank": Fold._regr_tank,
+}
