@@ -102,7 +102,8 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker.
 
-    `tickseconds` 0: it sends no ticks. `healthbind` with port 0: any free port. `instanceid` empty: no static membership.
+    `tickseconds` 0: it sends no ticks. `healthbind` with port 0: any free port. `instanceid` empty: no static
+    membership.
     """
 
     datadir: str = "data"
@@ -215,10 +216,9 @@ def _merge_flags(raw: Raw, flags: Mapping[str, object]) -> None:
         section, _, key = name.partition(".")
         if section not in SECTIONS:
             raise ConfigError(f"the flag {name} belongs to no section; allowed are {_listed(SECTIONS)}")
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        raw[section][key] = _from_text(section, key, value, "from a flag") if isinstance(value, str) else value
         _key_type(section, key)
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        raw[section][key] = _from_text(section, key, plain, "from a flag") if isinstance(plain, str) else plain
 
 
 def _key_type(section: str, key: str, source: str = "") -> type:
@@ -310,7 +310,8 @@ def _check_topics(kafka: Kafka) -> None:
             raise ConfigError(f"[kafka] {culprit} makes a topic's name that Kafka does not allow; it must be {allowed}")
         other = names.setdefault(name, key)
         if other != key:
-            raise ConfigError(f"[kafka] {key if given else other} must differ from the other topics' names, not {name!r}")
+            culprit = key if given else other
+            raise ConfigError(f"[kafka] {culprit} must differ from the other topics' names, not {name!r}")
 
 
 def _check_security(kafka: Kafka) -> None:
@@ -330,6 +331,10 @@ def _check_security(kafka: Kafka) -> None:
             _need(kafka, "passwordfile", f"mechanism {kafka.mechanism}", instead="password or passwordfile")
     else:
         _refuse(kafka, ("mechanism", "username", "password", "passwordfile"), "SASL_PLAINTEXT or SASL_SSL")
+    _check_certificates(kafka)
+
+
+def _check_certificates(kafka: Kafka) -> None:
     if not kafka.protocol.endswith("SSL"):
         _refuse(kafka, ("cafile", "certfile", "keyfile"), "SSL or SASL_SSL")
     if kafka.certfile is not None:

@@ -99,7 +99,7 @@ JOBS: list[dict[str, Any]] = [
     {**FIVE, "uniqueid": None},  # the first job again
     {**FIVE, "uniqueid": "u"},
     {"uniqueid": "u"},  # the same job
-    {"uniqueid": "u\0\"é\\😀", "start_time": "2026-03-01T00:00:00Z"},
+    {"uniqueid": 'u\0"é\\😀', "start_time": "2026-03-01T00:00:00Z"},
     {"uniqueid": "u1", "seed": None, "start_time": "2026-03-02T09:30:00.123456+02:00"},
 ]
 
@@ -400,45 +400,39 @@ def corrections_of_floods() -> st.SearchStrategy[bytes]:
     )
 
 
+# What a step may be: a message type and its bodies, by how often.
+PLAIN: list[tuple[int, str, st.SearchStrategy[Any]]] = [
+    (3, "job-live", lives().map(text)),
+    (3, "job-finish", finishes().map(text)),
+    (1, "job-finish", corrections_of_floods()),
+    (1, "batch-job-finish", batches()),
+    (1, "regr-start", st.sampled_from(STARTS)),
+    (1, "regr-update", st.sampled_from(UPDATES)),
+    (2, "regr-finish", st.sampled_from([None, b"null", *UPDATES])),
+    (1, "regr-tank", st.sampled_from(TANKS)),
+    (1, "regr-tank", st.just(UNTANK)),
+]
+PLAIN_STEPS = [(kind, bodies) for weight, kind, bodies in PLAIN for _ in range(weight)]
+
+
 @st.composite
 def steps(draw: st.DrawFn, regressions: list[str], *, ambiguous: bool) -> list[Step]:
     """One or a few messages that belong together."""
     key = draw(st.sampled_from(regressions)).encode()
     wait = draw(st.sampled_from(WAITS))
-
-    def one(kind: str, values: st.SearchStrategy[Any]) -> list[Step]:
-        return [Step(kind, key, draw(values), wait)]
-
-    kinds = ["live", "live", "live", "finish", "finish", "finish", "batch", "start", "update", "end", "end"]
-    kinds += ["tank", "tick", "tick", "tick", "bad", "bad", "flood", "life", "untank"] + ["open"] * ambiguous
-    match draw(st.sampled_from(kinds)):
-        case "live":
-            return one("job-live", lives().map(text))
-        case "finish":
-            return one("job-finish", finishes().map(text))
-        case "batch":
-            return one("batch-job-finish", batches())
-        case "start":
-            return one("regr-start", st.sampled_from(STARTS))
-        case "update":
-            return one("regr-update", st.sampled_from(UPDATES))
-        case "end":
-            return one("regr-finish", st.sampled_from([None, b"null", *UPDATES]))
-        case "tank":
-            return one("regr-tank", st.sampled_from(TANKS))
-        case "untank":
-            return one("regr-tank", st.just(UNTANK))
-        case "flood":
-            return one("job-finish", corrections_of_floods())
-        case "bad":
-            return [Step(*draw(bad_steps(key)), wait)]
-        case "open":
-            kind, value = draw(st.sampled_from(AMBIGUOUS))
-            return [Step(kind, key, value, wait)]
-        case "tick":
-            return [Step("_livejobs.tick", None, None, draw(st.sampled_from(JUMPS)))]
-        case _:
-            return _life(draw, key)
+    others = [*["tick"] * 3, "bad", "bad", "life", *["open"] * ambiguous]
+    what: Any = draw(st.sampled_from([*PLAIN_STEPS, *others]))
+    if what == "tick":
+        return [Step("_livejobs.tick", None, None, draw(st.sampled_from(JUMPS)))]
+    if what == "bad":
+        return [Step(*draw(bad_steps(key)), wait)]
+    if what == "life":
+        return _life(draw, key)
+    if what == "open":
+        kind, value = draw(st.sampled_from(AMBIGUOUS))
+        return [Step(kind, key, value, wait)]
+    kind, bodies = what
+    return [Step(kind, key, draw(bodies), wait)]
 
 
 def _life(draw: st.DrawFn, key: bytes) -> list[Step]:

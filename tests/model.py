@@ -4,8 +4,8 @@ The real core is compared with this after generated histories. Nothing is kept t
 fold over the rows each time they are asked for, and a status is read off the flags. Times are milliseconds since 1970
 inside, RFC 3339 text outside.
 
-What is bounded in the real core and is not here: a tick does everything that is due, however much (the core does at most
-TICK_ROWS), and sealing drops all rows of a regression at once. Histories stay far below those limits.
+What is bounded in the real core and is not here: a tick does everything that is due, however much (the core does at
+most TICK_ROWS), and sealing drops all rows of a regression at once. Histories stay far below those limits.
 """
 
 import json
@@ -33,12 +33,35 @@ OVERFLOW = "Regression Bucket Overflow"
 NO_MESSAGE = "(no message)"
 
 KEY_FIELDS = ("start_time", "category", "jobdir", "seed", "config")
-JOB_TEXTS = ("category", "jobdir", "config", "uniqueid", "build", "testgroup", "host", "username", "sourcecode", "extid")
+JOB_TEXTS = (
+    "category",
+    "jobdir",
+    "config",
+    "uniqueid",
+    "build",
+    "testgroup",
+    "host",
+    "username",
+    "sourcecode",
+    "extid",
+)
 JOB_NUMBERS = ("compute_ms", "runtime_ms", "cycles", "exit_code")
 NOT_WHEN_LIVE = ("fail_message", "compute_ms", "runtime_ms", "cycles")
 FINISH_FIELDS = (*NOT_WHEN_LIVE, "exit_code", "finish_time", "bucket")
-REGRESSION_TEXTS = tuple(
-    "name component project group queue host dir command username tag changelist_path model_branch starttime".split()
+REGRESSION_TEXTS = (
+    "name",
+    "component",
+    "project",
+    "group",
+    "queue",
+    "host",
+    "dir",
+    "command",
+    "username",
+    "tag",
+    "changelist_path",
+    "model_branch",
+    "starttime",
 )
 
 Verdict = Literal["timeout", "finish", "tank"]
@@ -48,17 +71,28 @@ class Rules(Protocol):
     """What a model needs of the configuration; times in ms."""
 
     @property
-    def enable_live(self) -> bool: ...
+    def enable_live(self) -> bool:
+        """Is a job-live more than ignored."""
+
     @property
-    def timeout_signature(self) -> str | None: ...
+    def timeout_signature(self) -> str | None:
+        """The signature of verdicts, if live jobs are to get any."""
+
     @property
-    def silence_ms(self) -> int | None: ...
+    def silence_ms(self) -> int | None:
+        """After this a regression times out."""
+
     @property
-    def prune_ms(self) -> int: ...
+    def prune_ms(self) -> int:
+        """After this a live job is dropped."""
+
     @property
-    def retention_ms(self) -> int: ...
+    def retention_ms(self) -> int:
+        """After this a closed regression is sealed, and an idle one without live jobs closed."""
+
     @property
-    def stats_ms(self) -> int: ...
+    def stats_ms(self) -> int:
+        """After this a sealed regression is forgotten."""
 
 
 class Bad(Exception):  # noqa: N818 - it is a verdict on a message, not an error of ours
@@ -252,6 +286,16 @@ def check_job(job: Any, kind: str, text: str, *, sound: bool) -> None:
         job = {name: value for name, value in job.items() if not (name in FINISH_FIELDS and is_empty(value))}
     else:
         need(job.get("result") in ("pass", "fail", "skip"))
+    check_job_types(job)
+    if not job.get("uniqueid"):
+        need(all(name in job for name in KEY_FIELDS))
+        need(job["category"] != "" and job["jobdir"] != "")
+    if len(job.get("bucket", "").encode()) > SIGNATURE_BYTES:
+        raise Bad("too-large")
+
+
+def check_job_types(job: dict[str, Any]) -> None:
+    """Check every field that has a type; null ones have been left out."""
     for name in (*JOB_TEXTS, "fail_message", "bucket"):
         need(isinstance(job.get(name, ""), str))
     for name in JOB_NUMBERS:
@@ -263,11 +307,6 @@ def check_job(job: Any, kind: str, text: str, *, sound: bool) -> None:
     need(isinstance(job.get("metadata", []), list))
     for pair in job.get("metadata", []):
         need(isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair))
-    if not job.get("uniqueid"):
-        need(all(name in job for name in KEY_FIELDS))
-        need(job["category"] != "" and job["jobdir"] != "")
-    if len(job.get("bucket", "").encode()) > SIGNATURE_BYTES:
-        raise Bad("too-large")
 
 
 def check_regression(body: Any, kind: str) -> dict[str, Any]:
@@ -364,6 +403,7 @@ class Regression:
     version: int = -1
 
     def live(self) -> dict[Key, Row]:
+        """Give the rows of live jobs."""
         return {key: row for key, row in self.rows.items() if row.result == "live"}
 
 
@@ -432,6 +472,7 @@ class Model:
         self._regressions: dict[str, Regression] = {}
 
     def apply(self, offset: int, timestamp_ms: int, key: bytes | None, kind: str | None, value: bytes | None) -> None:
+        """Take one record of `job-events`; `kind` is the text of its `type` header."""
         if kind == TICK and key is None:
             self._tick(offset, timestamp_ms)
             return
@@ -447,7 +488,7 @@ class Model:
         records = {}
         for regression in self._regressions.values():
             for key, row in regression.rows.items():
-                record = {"regression": key[0], "result": row.result, "job": row.job}
+                record: dict[str, Any] = {"regression": key[0], "result": row.result, "job": row.job}
                 record |= {"first_seen": to_text(row.first_seen), "updated": to_text(row.updated)}
                 if row.result == "fail":
                     record["signature"] = row.signature
@@ -567,11 +608,11 @@ class Model:
                 regression.ending = None
 
     def _regr_start(self, name: str, regression: Regression, now: int, offset: int, body: dict[str, Any]) -> None:
+        last = regression.last_start
         if regression.final is not None:
             regression = Regression()  # a new run
-        elif regression.closed_by is not None and regression.last_start is not None:
-            if body == {} or same(body, regression.last_start):
-                return  # a duplicate
+        elif regression.closed_by is not None and last is not None and (body == {} or same(body, last)):
+            return  # a duplicate
         fields = merged(regression.fields, body)
         self._regressions[name] = regression
         regression.fields = fields

@@ -1,0 +1,205 @@
+"""One partition at work: one batch = one Kafka transaction = one RocksDB write.
+
+A crash before the transaction's commit leaves no trace; one between the commit and the write is repaired by the restore; a zombie is fenced by the producer of
+its successor. So an error here has one answer: the process ends before anything is acknowledged (`streams.worker`).
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from livejobs.streams import rules as rules_of
+from livejobs.streams.config import Config
+from livejobs.streams.fold import Changes, Fold, Output
+from livejobs.streams.kafka import client_options
+from livejobs.streams.rules import Rules
+from livejobs.tables import jobs, keys, regressions
+from livejobs.tables.regressions import NEVER_MS
+from livejobs.tables.restore import Changelog, restore
+from livejobs.tables.store import Store, StoreError
+
+IDLE_COMMIT_SECONDS = 5.0
+"""Messages that changed nothing (ticks) are acknowledged together, at least this often."""
+TRANSACTION_SECONDS = 30.0
+BATCH_BYTES = 1024 * 1024
+RECORD_BYTES_MAX = 2 * 1024 * 1024
+
+
+class Partition:
+    """One partition of `job-events` that this worker owns: its store, its fold and its transactional producer."""
+
+    def __init__(self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, source: int) -> None:
+        self.number = number
+        self._kafka = config.kafka
+        self._source = TopicPartition(config.kafka.events_topic, number)
+        self._store, self.fold, self._producer = store, fold, producer
+        self.next_offset = source  # of the next message to apply
+        self.fetch_offset = source  # of the next message to fetch
+        self.committed_offset = source
+        self.committed_at = time.monotonic()
+        self.queued = 0  # batches fetched, not yet applied
+        self.closed = False
+        self.tick_offset = -1  # of the last tick sent
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, number: int, partitions: int, config: Config, committed: int | None) -> "Partition":
+        """Take a partition over: fence the predecessor, restore, find where to go on. Raises StoreError, RestoreError and Kafka's errors."""
+        kafka = config.kafka
+        producer = AIOKafkaProducer(
+            **client_options(kafka), transactional_id=f"{kafka.group}-{number}", acks="all", max_batch_size=BATCH_BYTES,
+            max_request_size=RECORD_BYTES_MAX + 64 * 1024, transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000), request_timeout_ms=20_000,
+        )
+        await producer.start()
+        try:
+            rules = Rules.of(config.sigs)
+            store, source = await _restored(number, partitions, config, rules, committed)
+            fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
+            return cls(number, config, store, fold, producer, source)
+        except BaseException:
+            await producer.stop()
+            raise
+
+    async def apply(self, start: int, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+        """Apply a fetched batch that begins at offset `start`, and commit it."""
+        async with self._lock:
+            if self.closed:
+                return
+            if start != self.next_offset:
+                raise StoreError(f"partition {self.number}: a batch from offset {start} came where {self.next_offset} was expected")
+            fold = self.fold
+            for record in records:
+                while not fold.apply(record):
+                    await self._commit(record.offset, record.timestamp)
+                if fold.full:
+                    await self._commit(record.offset + 1, record.timestamp)
+            await self._commit(records[-1].offset + 1, records[-1].timestamp)
+
+    async def _commit(self, offset: int, broker_ms: int) -> None:
+        changes = self.fold.take()
+        self.next_offset = offset
+        idle = time.monotonic() - self.committed_at < IDLE_COMMIT_SECONDS
+        if idle and not changes.published and not changes.ops:
+            return
+        position = self._store.position
+        if changes.published or not idle:
+            await asyncio.wait_for(self._transaction(changes, offset), TRANSACTION_SECONDS + 10)
+            self.committed_offset, self.committed_at = offset, time.monotonic()
+        position.source = offset
+        position.updated_ms = max(position.updated_ms, broker_ms)
+        self._store.write(changes.ops)
+
+    async def _transaction(self, changes: Changes, offset: int) -> None:
+        producer, kafka = self._producer, self._kafka
+        await producer.begin_transaction()
+        sent = [await self._send(kafka.jobs_topic, changes.jobs), await self._send(kafka.stats_topic, changes.stats)]
+        single = [
+            await producer.send(kafka.rejects_topic, key=key, value=value, headers=headers) for key, value, headers in changes.rejects
+        ] + [
+            await producer.send(kafka.events_topic, key=key, value=value, headers=headers, partition=partition)
+            for partition, key, value, headers in changes.reroutes
+        ]
+        await producer.send_offsets_to_transaction({self._source: offset}, kafka.group)
+        await producer.commit_transaction()
+        for future in single:
+            future.result()
+        position = self._store.position
+        for field, batches in zip(("jobs", "stats"), sent, strict=True):
+            for future, count in batches:
+                setattr(position, field, future.result().offset + count)
+
+    async def _send(self, topic: str, outputs: list[Output]) -> list[tuple[asyncio.Future[Any], int]]:
+        """Send records to this partition of a topic, in batches; returns the batches' futures and sizes."""
+        if not outputs:
+            return []
+        producer = self._producer
+        sent: list[tuple[asyncio.Future[Any], int]] = []
+        batch = producer.create_batch()
+        for key, value, headers in outputs:
+            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                sent.append((await producer.send_batch(batch, topic, partition=self.number), batch.record_count()))
+                batch = producer.create_batch()
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+        batch.close()
+        sent.append((await producer.send_batch(batch, topic, partition=self.number), batch.record_count()))
+        return sent
+
+    async def close(self) -> None:
+        """Let the batch at work finish, acknowledge what changed nothing, and give the partition back."""
+        async with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            if self.next_offset > self.committed_offset:
+                self.committed_at = 0.0
+                await self._commit(self.next_offset, 0)
+            await self._producer.stop()
+            self._store.close()
+
+
+async def _restored(number: int, partitions: int, config: Config, rules: Rules, committed: int | None) -> tuple[Store, int]:
+    """The partition's store, up to date, and the source offset to go on from."""
+    kafka = config.kafka
+    store = Store(data_path(config) / str(number))
+    topics = [kafka.events_topic, kafka.jobs_topic, kafka.stats_topic]
+    made_with = store.position
+    if made_with.partitions not in (0, partitions) or made_with.topics not in ([], topics):
+        store.close()
+        raise StoreError(
+            f"{store.path}: made with {made_with.partitions} partitions of {', '.join(made_with.topics)}, the topics are "
+            f"{partitions} partitions of {', '.join(topics)}: use another [worker] datadir, or restore the topics",
+        )
+
+    def stats_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[jobs.Op]:
+        return rules_of.restore_ops(rules, key, value, headers)
+
+    source_tp = TopicPartition(kafka.events_topic, number)
+    consumer = AIOKafkaConsumer(**client_options(kafka), isolation_level="read_committed", enable_auto_commit=False, max_partition_fetch_bytes=4 << 20)
+    await consumer.start()
+    try:
+        store, _ = await restore(consumer, store, [
+            Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore_ops),
+            Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
+        ])
+        first = (await consumer.beginning_offsets([source_tp]))[source_tp]
+        end = (await consumer.end_offsets([source_tp]))[source_tp]
+    except BaseException:
+        store.close()
+        raise
+    finally:
+        await consumer.stop()
+    known = max(store.position.source, -1 if committed is None else committed)
+    if known >= 0 and not first <= known <= end:
+        store.close()
+        raise StoreError(
+            f"{kafka.events_topic} partition {number}: the next message to apply is {known}, the topic holds {first} to {end}: messages were removed before they were read",
+        )
+    source = known if known >= 0 else first
+    store.position.source, store.position.partitions, store.position.topics = source, partitions, topics
+    store.write(_reindexed(store, rules))
+    return store, source
+
+
+def _reindexed(store: Store, rules: Rules) -> list[jobs.Op]:
+    """What makes the deadline index fit the rules in force, if they are not those that it was made with."""
+    if store.position.rules == list(rules):
+        return []
+    ops: list[jobs.Op] = [(key, None) for key, _ in store.scan(keys.DEADLINE, b"E")]
+    for key, stored in store.scan(keys.REGRESSION, b"S"):
+        value, headers = regressions.record_of(stored)
+        due_ms = rules_of.deadline(rules, regressions.from_stored(stored))
+        ops.append((key, regressions.stored_value(due_ms, value, headers)))
+        if due_ms != NEVER_MS:
+            ops.append((keys.timed(keys.DEADLINE, due_ms, key[1:]), b""))
+    store.position.rules = list(rules)
+    return ops
+
+
+def data_path(config: Config) -> Path:
+    """The folder that holds the stores of a worker's partitions."""
+    return Path(config.worker.datadir) / config.kafka.group

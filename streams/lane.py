@@ -1,0 +1,193 @@
+"""The batch lane: Faust with one message a fetched batch, and with the partitions opened and acknowledged by us.
+
+Faust's own path costs four asyncio tasks a message, acknowledges what an agent failed on, and restores tables one record at a time. The lane keeps its app,
+agents, assignment and timers, and replaces three things in its consumer: a fetched partition batch is *one* message; a partition is fetched only once its store
+is open (`Owner.open_all`), from the offset that the store says; committing is nothing, for the transaction has done it (`streams.commit`).
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import aiokafka
+import faust
+from aiokafka import TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.structs import ConsumerRecord
+from faust.serializers.codecs import Codec
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from faust.types import TP, ConsumerMessage
+
+from livejobs.streams.kafka import client_options
+
+BATCH_RECORDS_MAX = 4000
+FETCH_BYTES_MAX = 2 * 1024 * 1024
+QUEUED_BATCHES_MAX = 2
+"""Batches of one partition that wait for the agent; then it is not fetched further."""
+SESSION_SECONDS = 6.0
+REBALANCE_SECONDS = 60.0
+
+
+class Opened(Protocol):
+    """What the lane knows of an open partition."""
+
+    fetch_offset: int
+    queued: int
+
+
+class Owner(Protocol):
+    """Who opens and closes partitions; `ready` are the open ones by number."""
+
+    topic: str
+    ready: dict[int, Any]
+    config: Any
+
+    def open_all(self, numbers: set[int]) -> None: ...
+    async def close_all(self) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+
+
+class Batch:
+    """Consecutive messages of one partition, fetched for one opening of it."""
+
+    __slots__ = ("partition", "records", "start")
+
+    def __init__(self, partition: Any, start: int, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+        self.partition, self.start, self.records = partition, start, records
+
+
+class BatchCodec(Codec):
+    """Hands a batch through Faust's deserialization untouched."""
+
+    def _loads(self, s: Any) -> Any:
+        return s
+
+    def _dumps(self, s: Any) -> Any:
+        return s
+
+
+class LaneThread(AIOKafkaConsumerThread):
+    """Faust's consumer thread, with a consumer that reads committed and keeps partitions where they are in a rebalance."""
+
+    def _create_worker_consumer(self, transport: Transport) -> aiokafka.AIOKafkaConsumer:
+        config = self.app.owner.config
+        self._assignor = StickyPartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            **client_options(config.kafka), group_id=config.kafka.group, group_instance_id=config.worker.instanceid or None,
+            partition_assignment_strategy=[StickyPartitionAssignor], enable_auto_commit=False, auto_offset_reset="earliest",
+            isolation_level="read_committed", max_partition_fetch_bytes=FETCH_BYTES_MAX, fetch_max_wait_ms=500, check_crcs=True,
+            session_timeout_ms=int(SESSION_SECONDS * 1000), heartbeat_interval_ms=int(SESSION_SECONDS * 250),
+            rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000), max_poll_interval_ms=300_000, request_timeout_ms=40_000,
+        )
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        return {}  # each partition is sought when its store is open
+
+
+class LaneConsumer(Consumer):
+    """Faust's consumer with one message a partition batch."""
+
+    def _new_consumer_thread(self) -> LaneThread:
+        return LaneThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        await self.app.owner.close_all()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await self.app.owner.close_all()
+        await super().on_partitions_assigned(assigned, generation_id)
+        self.app.owner.open_all({tp.partition for tp in assigned if tp.topic == self.app.owner.topic})
+
+    async def start_at(self, number: int, offset: int) -> None:
+        """Fetch a partition from an offset on."""
+        tp = TopicPartition(self.app.owner.topic, number)
+        await self._thread.call_thread(self._seek_now, tp, offset)
+
+    async def _seek_now(self, tp: TopicPartition, offset: int) -> None:
+        self._thread._ensure_consumer().seek(tp, offset)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  Faust's signature
+        ready = self.app.owner.ready
+        wanted = {tp for tp in active_partitions or () if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX}
+        if not wanted:
+            await self.sleep(0.01)
+            return {}
+        return await super()._getmany(wanted, min(timeout, 0.2))
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109  Faust's signature
+        """Yield one message a partition: its value is the Batch, its offset the last record's."""
+        fetched, _ = await self._wait_next_records(timeout)
+        if not fetched or self.should_stop:
+            return
+        for tp, records in fetched.items():
+            partition = self.app.owner.ready.get(tp.partition)
+            if not self.flow_active or partition is None or not records:
+                continue
+            start = partition.fetch_offset
+            if records[-1].offset < start:
+                continue  # fetched before the partition was sought
+            if records[0].offset < start:
+                records = [record for record in records if record.offset >= start]  # noqa: PLW2901
+            if records[0].offset > start:
+                await self._refuse_gap(tp, start)
+            partition.fetch_offset = records[-1].offset + 1
+            partition.queued += 1
+            yield tp, ConsumerMessage(
+                tp.topic, tp.partition, records[-1].offset, records[-1].timestamp / 1000, 1, [], None, Batch(partition, start, records), None, 0, 0, tp,
+                generation_id=self.app.consumer_generation_id,
+            )
+
+    async def _refuse_gap(self, tp: TP, start: int) -> None:
+        """A gap before a batch is a transaction's marker, unless messages were removed before we read them."""
+        first = (await self.earliest_offsets(tp))[tp]
+        if first > start:
+            self.app.owner.fail(RuntimeError(f"{tp.topic} partition {tp.partition}: messages {start} to {first} were removed before they were read"))
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Faust notes each offset that it did not see; ours are inside the batches."""
+
+    def ack(self, message: Any) -> bool:
+        """Nothing is left to do: the transaction has committed the offset."""
+        if not message.acked:
+            message.acked = True
+            self._unacked_messages.discard(message)
+        return True
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        return True
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own stall detection counts messages; the health endpoint has ours."""
+
+
+class LaneTransport(Transport):
+    """Faust's transport with the lane's consumer."""
+
+    Consumer = LaneConsumer
+
+
+class LaneApp(faust.App):
+    """A Faust app whose consumer is the batch lane; `owner` is set before it starts."""
+
+    owner: Owner
+
+    def _new_transport(self) -> LaneTransport:
+        return LaneTransport(self.conf.broker_consumer, self)
+
+
+def faust_settings(config: Any) -> dict[str, Any]:
+    """The Faust settings of the worker: its own web server, topic creation, tables and waits are off."""
+    context: ssl.SSLContext | None = client_options(config.kafka).get("ssl_context")
+    return {
+        "broker": [f"kafka://{broker.strip()}" for broker in config.kafka.brokers.split(",")], "ssl_context": context, "web_enabled": False,
+        "topic_allow_declare": False, "topic_disable_leader": True, "table_standby_replicas": 0, "stream_wait_empty": False, "stream_recovery_delay": 0.0,
+        "broker_session_timeout": SESSION_SECONDS, "broker_heartbeat_interval": SESSION_SECONDS / 4, "broker_commit_interval": 3600.0,
+        "stream_buffer_maxsize": 64, "broker_max_poll_records": BATCH_RECORDS_MAX, "value_serializer": BatchCodec(), "store": "memory://",
+    }
+
+
+async def in_thread_or_loop(awaitable: Any) -> Any:
+    """Await a coroutine so that cancelling the caller does not cancel it."""
+    return await asyncio.shield(asyncio.ensure_future(awaitable))

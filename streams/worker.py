@@ -1,0 +1,199 @@
+"""The worker: a Faust app whose agent applies batches and whose timer sends ticks.
+
+An unexpected error ends the process before anything is acknowledged; a supervisor starts it again, and the transaction makes that exact. So there is no retry
+here, and no state to mend.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import faust
+import uvloop
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from livejobs.streams import messages, topics
+from livejobs.streams.commit import Partition
+from livejobs.streams.config import Config
+from livejobs.streams.health import Health
+from livejobs.streams.kafka import client_options
+from livejobs.streams.lane import Batch, BatchCodec, LaneApp, faust_settings
+from livejobs.tables.restore import RestoreError
+from livejobs.tables.store import StoreError
+
+EXIT_FAILED = 70
+STOP_SECONDS = 9.0
+"""From SIGTERM to the end, whatever hangs."""
+OPENING_MAX = 4
+"""Partitions restored at the same time."""
+
+log = logging.getLogger("livejobs.worker")
+
+
+class Worker:
+    """The partitions that this process owns, and the Faust app that feeds them."""
+
+    def __init__(self, config: Config, partitions: int) -> None:
+        self.config = config
+        self.partitions = partitions
+        self.topic = config.kafka.events_topic
+        self.ready: dict[int, Partition] = {}
+        self.assigned: set[int] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._opening_slots = asyncio.Semaphore(OPENING_MAX)
+        self._ticks: AIOKafkaProducer | None = None
+        self.stopping = False
+        self.app = self._app()
+
+    def _app(self) -> LaneApp:
+        config = self.config
+        app = LaneApp(config.kafka.group, **faust_settings(config), datadir=os.path.join(config.worker.datadir, "faust"))
+        app.owner = self
+        events = app.topic(self.topic, key_serializer="raw", value_serializer=BatchCodec(), partitions=self.partitions)
+
+        @app.agent(events, isolated_partitions=True)
+        async def apply(stream: faust.StreamT[Batch]) -> None:
+            """Apply each batch of job events to the live tables of its partition."""
+            async for batch in stream:
+                await asyncio.shield(asyncio.ensure_future(self._apply(batch)))
+
+        if config.worker.tickseconds > 0:
+            app.timer(interval=config.worker.tickseconds)(self._send_ticks)
+        return app
+
+    async def _apply(self, batch: Batch) -> None:
+        try:
+            await batch.partition.apply(batch.start, batch.records)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            batch.partition.queued -= 1
+
+    async def _send_ticks(self) -> None:
+        """One tick into each partition whose last tick has been applied: none pile up behind a backlog."""
+        if self._ticks is None:
+            self._ticks = AIOKafkaProducer(**client_options(self.config.kafka), acks="all", linger_ms=5)
+            await self._ticks.start()
+        for partition in list(self.ready.values()):
+            if not partition.closed and partition.tick_offset < partition.next_offset:
+                sent = await self._ticks.send(self.topic, key=None, value=None, partition=partition.number, headers=[("type", messages.TICK.encode())])
+                sent.add_done_callback(lambda future, partition=partition: self._tick_sent(partition, future))
+
+    @staticmethod
+    def _tick_sent(partition: Partition, future: asyncio.Future[Any]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            log.warning("a tick for partition %d was not sent: %s", partition.number, future)
+        else:
+            partition.tick_offset = future.result().offset
+
+    # ------------------------------------------------------------------ partitions come and go
+
+    def open_all(self, numbers: set[int]) -> None:
+        """Open the stores of newly assigned partitions, each as soon as it can."""
+        self.assigned = numbers
+        for number in sorted(numbers):
+            task = asyncio.ensure_future(self._open(number))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, number: int) -> None:
+        try:
+            async with self._opening_slots:
+                partition = await Partition.open(number, self.partitions, self.config, await self._committed(number))
+                try:
+                    await self.app.consumer.start_at(number, partition.next_offset)
+                except asyncio.CancelledError:
+                    await partition.close()
+                    raise
+            self.ready[number] = partition
+            log.info("partition %d is ready at offset %d", number, partition.next_offset)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.fail(error)
+
+    async def _committed(self, number: int) -> int | None:
+        admin = AIOKafkaAdminClient(**client_options(self.config.kafka))
+        await admin.start()
+        try:
+            offsets = await admin.list_consumer_group_offsets(self.config.kafka.group)
+        finally:
+            await admin.close()
+        for tp, committed in offsets.items():
+            if tp.topic == self.topic and tp.partition == number and committed.offset >= 0:
+                return int(committed.offset)
+        return None
+
+    async def close_all(self) -> None:
+        """Give all partitions back: what is at work is finished first."""
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        partitions, self.ready = list(self.ready.values()), {}
+        self.assigned = set()
+        try:
+            await asyncio.gather(*(partition.close() for partition in partitions))
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """The only answer to an error: say it, and end the process before anything is acknowledged."""
+        if self.stopping and isinstance(error, asyncio.CancelledError):
+            return
+        expected = isinstance(error, StoreError | RestoreError)
+        log.critical("the worker ends: %s", error if expected else repr(error), exc_info=None if expected else error)
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
+
+    async def stop(self) -> None:
+        """Finish what is at work, leave the group, end the process."""
+        self.stopping = True
+        threading.Timer(STOP_SECONDS, os._exit, (EXIT_FAILED,)).start()
+        await self.close_all()
+        if self._ticks is not None:
+            await self._ticks.stop()
+        thread = self.app.consumer._thread
+        await thread.call_thread(thread._ensure_consumer().stop)
+        log.info("stopped")
+        logging.shutdown()
+        os._exit(0)
+
+
+class _FaustWorker(faust.Worker):
+    """Faust's worker with our answer to signals."""
+
+    owner: Worker
+
+    def install_signal_handlers(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, lambda: asyncio.ensure_future(self.owner.stop(), loop=self.loop))
+
+
+def run(config: Config) -> int:
+    """Run one worker until a signal ends it; raises TopicsError and ConfigError before it starts."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("faust", "mode", "aiokafka"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uvloop.install()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    partitions = loop.run_until_complete(topics.assert_usable(config))
+    worker = Worker(config, partitions)
+    health = Health(worker)
+
+    @worker.app.task
+    async def serve_health() -> None:
+        await health.start()
+
+    faust_worker = _FaustWorker(worker.app, loop=loop, loglevel="WARNING", console_port=None, quiet=True)
+    faust_worker.owner = worker
+    faust_worker.execute_from_commandline()
+    return 0

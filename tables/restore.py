@@ -1,0 +1,82 @@
+"""Rebuild a store from its two changelog partitions, from where it stands to their ends.
+
+The caller has fenced the predecessor (started the partition's transactional producer) before, so that the ends don't move any more.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from livejobs.tables import times
+from livejobs.tables.jobs import Op
+from livejobs.tables.store import Store
+
+BATCH_RECORDS = 10_000
+STALL_SECONDS = 60.0
+AGE_MS_MAX = 7 * times.DAY_MS // 2
+"""Half of the changelogs' delete.retention.ms: a store that was away for longer may have missed tombstones."""
+
+Ops = Callable[[bytes, bytes | None, Sequence[tuple[str, bytes]]], list[Op]]
+
+
+class RestoreError(Exception):
+    """The changelogs can't be read to their ends: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Changelog:
+    """One changelog partition: its name in the store's position, and what one of its records does."""
+
+    field: str
+    tp: TopicPartition
+    ops: Ops
+
+
+def stale(store: Store, now_ms: int) -> bool:
+    """Whether a store was away for so long that tombstones it needs may be gone from the changelogs."""
+    return store.position.source >= 0 and now_ms - store.position.updated_ms > AGE_MS_MAX
+
+
+async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence[Changelog]) -> tuple[Store, int]:
+    """Bring a store up to date; the consumer reads committed, and is this call's alone.
+
+    Returns the store (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
+    """
+    tps = [changelog.tp for changelog in changelogs]
+    consumer.assign(tps)
+    first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    if stale(store, int(time.time() * 1000)) or any(
+        not first[log.tp] <= getattr(store.position, log.field) <= end[log.tp] for log in changelogs if getattr(store.position, log.field)
+    ):
+        store = store.wipe()
+    by_tp = {log.tp: log for log in changelogs}
+    for log in changelogs:
+        consumer.seek(log.tp, max(getattr(store.position, log.field), first[log.tp]))
+    return store, await _read(consumer, store, by_tp, end)
+
+
+async def _read(consumer: AIOKafkaConsumer, store: Store, by_tp: Mapping[TopicPartition, Changelog], end: Mapping[TopicPartition, int]) -> int:
+    read = 0
+    moved_at, before = time.monotonic(), None
+    while True:
+        positions = {tp: await consumer.position(tp) for tp in by_tp}
+        if all(positions[tp] >= end[tp] for tp in by_tp):
+            for tp, log in by_tp.items():
+                setattr(store.position, log.field, max(getattr(store.position, log.field), positions[tp]))
+            store.write([])
+            return read
+        if positions != before:
+            moved_at, before = time.monotonic(), positions
+        elif time.monotonic() - moved_at > STALL_SECONDS:
+            raise RestoreError(f"restore: no record for {STALL_SECONDS:.0f} s at {positions}, the ends are {dict(end)}")
+        fetched = await consumer.getmany(timeout_ms=200, max_records=BATCH_RECORDS)
+        for tp, records in fetched.items():
+            ops: dict[bytes, bytes | None] = {}
+            log = by_tp[tp]
+            for record in records:
+                ops.update(log.ops(record.key, record.value, record.headers))
+            setattr(store.position, log.field, records[-1].offset + 1)
+            store.write(ops.items())
+            read += len(records)

@@ -1,0 +1,117 @@
+"""The store of one partition: an ordered map of bytes in RocksDB, written atomically.
+
+Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the broker time of the last record, and what it was
+made with. Budgets are small and fixed: a worker may own hundreds of stores.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+
+from livejobs.tables import keys
+from livejobs.tables.jobs import Op
+
+WRITE_BUFFER_BYTES = 8 * 1024 * 1024
+BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+OPEN_FILES_MAX = 256
+FORMAT = 1
+
+_META = keys.META + b"position"
+_block_cache: list[Cache] = []  # one for all stores of the process
+
+
+class StoreError(Exception):
+    """The store can't be used: one line that says why, and what to do."""
+
+
+class Position(msgspec.Struct, kw_only=True):
+    """How far a store is. Offsets are those of the next record to read; -1: not known."""
+
+    format: int = FORMAT
+    source: int = -1
+    """Offset of the next message of `job-events`."""
+    jobs: int = 0
+    """Offset of the next record of the changelog `jobs`."""
+    stats: int = 0
+    """Offset of the next record of the changelog `regression-stats`."""
+    updated_ms: int = 0
+    """Broker time of the last message applied."""
+    partitions: int = 0
+    """Partition count of the topics that the state was made with."""
+    topics: list[str] = []
+    rules: list[object] = []
+    """The rules that the deadline index was made with."""
+
+
+class Store:
+    """One partition's RocksDB. Not to be shared between threads while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(path), _options())
+        except Exception as error:  # rocksdict raises plain Exception
+            raise StoreError(f"{path}: can't be opened: {' '.join(str(error).split())[:300]}") from error
+        stored = self._db.get(_META)
+        self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
+        if self.position.format != FORMAT:
+            raise StoreError(f"{path}: format {self.position.format}, this version writes {FORMAT}: delete the folder, it is rebuilt from Kafka")
+        self.get = self._db.get
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from `start` (included) to `stop` (excluded), in order."""
+        read = ReadOptions()
+        read.set_iterate_upper_bound(stop)
+        it = self._db.iter(read)
+        it.seek(start)
+        while it.valid():
+            yield it.key(), it.value()
+            it.next()
+
+    def write(self, ops: Iterable[Op]) -> None:
+        """Write all or nothing: (key, value), or None as value to delete; the position goes with it."""
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in ops:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        put(_META, msgspec.json.encode(self.position))
+        self._db.write(batch)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._db.close()
+
+    def wipe(self) -> "Store":
+        """Close, delete and open anew: an empty store at the same place."""
+        self.close()
+        shutil.rmtree(self.path)
+        return Store(self.path)
+
+
+def _options() -> Options:
+    if not _block_cache:
+        _block_cache.append(Cache(BLOCK_CACHE_BYTES))
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(_block_cache[0])
+    blocks.set_bloom_filter(10, block_based=False)
+    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(blocks)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_max_open_files(OPEN_FILES_MAX)
+    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1024 * 1024)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    return options
