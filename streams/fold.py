@@ -88,7 +88,9 @@ class Changes:
 class Fold:
     """The tables of one partition, and the rules that change them."""
 
-    def __init__(self, rules: Rules, store: Map, *, partition: int, partitions: int, topic: str = "job-events", epoch: int = 0) -> None:
+    def __init__(
+        self, rules: Rules, store: Map, *, partition: int, partitions: int, topic: str = "job-events", epoch: int = 0
+    ) -> None:
         self.rules, self.store = rules, store
         self.partition, self.partitions, self.topic = partition, partitions, topic
         self._epoch = epoch << EPOCH_BITS
@@ -164,8 +166,10 @@ class Fold:
 
     def _reject(self, record: Record, error: Reject, item: bytes | None = None, index: int = 0) -> None:
         extra: Headers = [
-            ("__streams.errors.exception", error.code.encode()), ("__streams.errors.message", error.message.encode(errors="replace")),
-            ("__streams.errors.topic", self.topic.encode()), ("__streams.errors.partition", b"%d" % self.partition),
+            ("__streams.errors.exception", error.code.encode()),
+            ("__streams.errors.message", error.message.encode(errors="replace")),
+            ("__streams.errors.topic", self.topic.encode()),
+            ("__streams.errors.partition", b"%d" % self.partition),
             ("__streams.errors.offset", b"%d" % record.offset),
         ]
         value = record.value
@@ -180,6 +184,9 @@ class Fold:
 
     def _change(self, regression: Regression) -> None:
         regression.version, regression.updated_ms = self.version, self.now_ms
+        self._publish(regression)
+
+    def _publish(self, regression: Regression) -> None:
         if not regression.dirty:
             regression.dirty = True
             regression.touched = self._batch
@@ -335,8 +342,17 @@ class Fold:
         self._bytes += len(row.body or b"")
 
     def _move(
-        self, regression: Regression, key: bytes, row: Row, event: JobEvent, *, result: str, body: bytes | None, sig: str | None = None,
-        verdict: Verdict | None = None, counted: bool = False,
+        self,
+        regression: Regression,
+        key: bytes,
+        row: Row,
+        event: JobEvent,
+        *,
+        result: str,
+        body: bytes | None,
+        sig: str | None = None,
+        verdict: Verdict | None = None,
+        counted: bool = False,
     ) -> None:
         """Take a job where the transition table says; the statistics follow, unless the caller has counted already."""
         target = JOB[row.state, event]
@@ -398,17 +414,29 @@ class Fold:
             row = self._row(regression, key)
             if row.spared != ending.version:
                 self._move(
-                    regression, key, row, JobEvent.JUDGE, result="fail", body=self._body(key, row), sig=self.rules.timeout_signature, verdict=ending.verdict,
+                    regression,
+                    key,
+                    row,
+                    JobEvent.JUDGE,
+                    result="fail",
+                    body=self._body(key, row),
+                    sig=self.rules.timeout_signature,
+                    verdict=ending.verdict,
                 )
         if done == len(live):
             regression.ending = None
-        self._change(regression)
+        if done:
+            self._change(regression)
+        else:
+            self._publish(regression)
         return done
 
     def _live_keys(self, regression: Regression, after: bytes, most: int) -> list[bytes]:
         """The first live job keys of a regression behind `after`, in order."""
         rows = regression.rows
-        found = [key for key, row in rows.items() if row.state == LIVE and (row.dirty or regression.complete) and key > after]
+        found = [
+            key for key, row in rows.items() if row.state == LIVE and (row.dirty or regression.complete) and key > after
+        ]
         if not regression.complete:
             stored = self.store.scan(*keys.job_range(keys.LIVE, regression.prefix, after))
             fresh = (key[1:] for key, _ in stored if not (key[1:] in rows and rows[key[1:]].dirty))
@@ -452,19 +480,19 @@ class Fold:
                 self._deadline_head = min(self._deadline_head, keys.time_of(entry))
                 continue
             self.now_ms = max(tick_ms, regression.updated_ms)
-            left -= 1 + self._take_due(regression)
+            left -= 1 + self._take_due(regression, tick_ms)
             self._moved[regression.key] = regression
         return left
 
-    def _take_due(self, regression: Regression) -> int:
+    def _take_due(self, regression: Regression, tick_ms: int) -> int:
         """Do what a regression's deadline asks for, if it is really there; returns the rows touched."""
-        if deadline(self.rules, regression) > self.now_ms:
+        if deadline(self.rules, regression) > tick_ms:
             return 0
         if regression.dropping:
             return self._drop_rows(regression, TICK_ROWS)
         if regression.sealed_ms is not None:
-            regression.exists = False
             self._change(regression)
+            regression.forget()
             return 0
         if regression.ending is not None:
             return self._step_ending(regression)
@@ -474,10 +502,8 @@ class Fold:
             ended = regression.live
             self._begin_ending(regression, "timeout")
             return ended
-        regression.sealed_ms, regression.dropping = self.now_ms, True
-        if regression.live:  # else no public figure changes
-            regression.live = 0
-            self._change(regression)
+        regression.sealed_ms, regression.dropping, regression.live = self.now_ms, True, 0
+        self._change(regression)
         return self._drop_rows(regression, TICK_ROWS)
 
     def _drop_rows(self, regression: Regression, most: int) -> int:
@@ -495,9 +521,7 @@ class Fold:
         if dropped < most:
             regression.dropping, regression.complete = False, True
         self._moved[regression.key] = regression
-        if not regression.dirty:  # only the private state changes: the record is written again with the same version
-            regression.dirty = True
-            self._dirty_regressions[regression.key] = regression
+        self._publish(regression)  # only the private state changes: the record is written again with the same version
         return dropped
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
@@ -518,13 +542,17 @@ class Fold:
             if row.dirty or regression.sealed_ms is not None:  # judged or dropped by this very tick
                 continue
             self.now_ms = max(tick_ms, regression.updated_ms)
-            if row.updated_ms + self.rules.prune_ms <= self.now_ms:
+            if row.updated_ms <= cutoff_ms:
                 self._move(regression, key, row, JobEvent.PRUNE, result="", body=None)
                 self._change(regression)
             else:
                 later = row.updated_ms
                 row.seen_ms = later
-                self._changes.ops += [(entry, None), (keys.timed(keys.SEEN, later, key), b""), (keys.LIVE + key, later.to_bytes(8, "big") + stored[8:])]
+                self._changes.ops += [
+                    (entry, None),
+                    (keys.timed(keys.SEEN, later, key), b""),
+                    (keys.LIVE + key, later.to_bytes(8, "big") + stored[8:]),
+                ]
                 self._seen_head = min(self._seen_head, later)
 
     def _head(self, table: bytes) -> int:
@@ -610,6 +638,11 @@ class Fold:
 
 
 _HANDLERS = {
-    b"job-live": Fold._job_live, b"job-finish": Fold._job_finish, b"batch-job-finish": Fold._batch_job_finish, b"regr-start": Fold._regr_start,
-    b"regr-update": Fold._regr_update, b"regr-finish": Fold._regr_finish, b"regr-tank": Fold._regr_tank,
+    b"job-live": Fold._job_live,
+    b"job-finish": Fold._job_finish,
+    b"batch-job-finish": Fold._batch_job_finish,
+    b"regr-start": Fold._regr_start,
+    b"regr-update": Fold._regr_update,
+    b"regr-finish": Fold._regr_finish,
+    b"regr-tank": Fold._regr_tank,
 }

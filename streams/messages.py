@@ -26,10 +26,10 @@ TYPES = REGRESSION_TYPES | {"job-live", "job-finish", "batch-job-finish"}
 
 REJECT_CODES = {
     "bad-type": "no `type` header, or an unknown or reserved type",
-    "bad-key": "the key is empty, longer than 1 KiB, or no UTF-8",
+    "bad-key": "the key is empty or no UTF-8",
     "bad-json": "not the JSON that the type needs: invalid, not UTF-8, a key twice in one object, NaN, nested deeper than 64",
     "bad-field": "a field is missing, of the wrong type, out of range, or not allowed in this type",
-    "too-large": "over a limit: a job's body 512 KiB, a message 1 MiB, a signature 256 bytes, a regression's fields 64 KiB",
+    "too-large": "over a limit: a key 1 KiB, a job's body 512 KiB, a message 1 MiB, a signature 256 bytes, a regression's fields 64 KiB",
     "sealed": "the regression's job rows were dropped, its statistics are final",
 }
 """The closed list of reject codes, and what each means."""
@@ -120,11 +120,11 @@ _convert = msgspec.convert
 
 
 def check_key(key: bytes | None) -> str:
-    """The regression's name that a Kafka key holds. Raises Reject (bad-key)."""
+    """The regression's name that a Kafka key holds. Raises Reject (bad-key, too-large)."""
     if not key:
         raise Reject("bad-key", "key: the regression's name is missing")
     if len(key) > KEY_BYTES_MAX:
-        raise Reject("bad-key", f"key: {len(key)} bytes, allowed are {KEY_BYTES_MAX}")
+        raise Reject("too-large", f"key: {len(key)} bytes, allowed are {KEY_BYTES_MAX}")
     try:
         return key.decode()
     except UnicodeDecodeError:
@@ -183,8 +183,11 @@ def batch(body: bytes | None) -> list[bytes]:
         raise Reject("too-large", f"body: {len(body)} bytes, allowed are {MESSAGE_BYTES_MAX}")
     try:
         return [bytes(raw) for raw in _decode_raw_array(body)]
+    except msgspec.ValidationError:
+        _value(body)
+        raise Reject("bad-field", "body: a JSON array of jobs is needed") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Reject("bad-json", f"body: a JSON array of jobs is needed: {_line(error)}") from None
+        raise Reject("bad-json", f"body: {_line(error)}") from None
 
 
 def regression(body: bytes | None) -> tuple[dict[str, msgspec.Raw], int | None]:
@@ -232,7 +235,9 @@ def _job(body: bytes | None) -> tuple[Job, list[str]]:
         raise Reject("too-large", f"body: {len(body)} bytes, allowed are {JOB_BYTES_MAX}")
     values = _object(body)
     job = _typed(values, Job)
-    if (job.start_time is not None and job.start_time.tzinfo is None) or (job.finish_time is not None and job.finish_time.tzinfo is None):
+    if (job.start_time is not None and job.start_time.tzinfo is None) or (
+        job.finish_time is not None and job.finish_time.tzinfo is None
+    ):
         name = "start_time" if job.start_time is not None and job.start_time.tzinfo is None else "finish_time"
         raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed")
     if job.compute_ms is not None:
@@ -251,7 +256,10 @@ def _job(body: bytes | None) -> tuple[Job, list[str]]:
         for name in ("start_time", "category", "jobdir", "seed", "config"):
             value = getattr(job, name)
             if value is None or (not value and name in ("category", "jobdir")):
-                raise Reject("bad-field", f"{name}: missing (a job needs uniqueid, or start_time, category, jobdir, seed and config)")
+                raise Reject(
+                    "bad-field",
+                    f"{name}: missing (a job needs uniqueid, or start_time, category, jobdir, seed and config)",
+                )
     return job, [values["start_time"], job.category, job.jobdir, job.seed, job.config]  # type: ignore[list-item]
 
 
@@ -264,13 +272,17 @@ def _number(name: str, value: float) -> int:
     return value
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _value(body: bytes) -> Any:
     try:
-        values = _decode(body)
+        return _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Reject("bad-json", f"body: {_line(error)}") from None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    values = _value(body)
     if type(values) is not dict:
-        raise Reject("bad-json", "body: a JSON object is needed")
+        raise Reject("bad-field", "body: a JSON object is needed")
     # As many `":` as keys, and no space before a colon: then each key of the object stands there once, and it holds no other object.
     if body.count(b'":') != len(values) or b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
         _refuse_duplicates(body)

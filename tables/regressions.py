@@ -138,6 +138,13 @@ class Regression:
         self.fields: dict[str, msgspec.Raw] = {}
         self.submitted: int | None = None
 
+    def forget(self) -> None:
+        """As if never heard of; what the store holds is deleted with the next write."""
+        self.exists = False
+        self.version, self.updated_ms, self.heard_ms = -1, 0, 0
+        self.rows, self.complete = {}, True
+        self.renew()
+
     @property
     def finished(self) -> int:
         """Jobs that ended, those judged by the system among them."""

@@ -530,6 +530,8 @@ class Model:
     def _message(self, offset: int, time: int, key: bytes | None, kind: str | None, value: bytes | None) -> None:
         if kind not in TYPES:
             raise Bad("bad-type")
+        if kind == "job-live" and not self.rules.enable_live:
+            return  # ignored, whatever it holds
         name = check_key(key)
         if len(value or b"") > MESSAGE_BYTES:
             raise Bad("too-large")
@@ -555,8 +557,6 @@ class Model:
         else:
             _, _, sound = decode(text)
             check_job(content, kind, text, sound=sound)
-            if kind == "job-live" and not self.rules.enable_live:
-                return
             self._refuse_if_sealed(known, kind)
             jobs = [content]
 
@@ -677,18 +677,20 @@ class Model:
     # Ticks
 
     def _tick(self, offset: int, time: int) -> None:
-        """Go on with endings, then do what is due, the earliest deadline first, until nothing is due."""
+        """For each regression one thing that is due (an ending's next step first), and then the live jobs to be pruned."""
         for name, regression in list(self._regressions.items()):
             if offset <= regression.version:
                 continue  # a replay
+            now = max(time, regression.updated)
             if regression.ending:
-                self._end_step(regression, max(time, regression.updated), offset)
-            while name in self._regressions:
-                now = max(time, regression.updated)
-                due = min(self._deadlines(regression), key=lambda deadline: deadline[:2], default=None)
-                if due is None or due[0] > now:
-                    break
-                self._fire(name, due[1], due[2], now, offset)
+                self._end_step(regression, now, offset)
+            else:
+                due = [what for at, what, _ in self._deadlines(regression) if at <= time and what != "prune"]
+                if due:
+                    self._fire(name, due[0], (), now, offset)
+            if name in self._regressions:
+                for key in [key for at, what, key in self._deadlines(regression) if at <= time and what == "prune"]:
+                    self._fire(name, "prune", key, now, offset)
 
     def _deadlines(self, regression: Regression) -> Iterator[tuple[int, str, Key]]:
         """When, what, and for "prune" which job."""

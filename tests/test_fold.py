@@ -1,0 +1,142 @@
+"""The core against the naive model: thousands of generated histories."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import hypothesis.strategies as st
+from histories import Message, histories
+from histories import rules as rule_sets
+from hypothesis import given, settings
+from memory import MemoryMap, Record
+from model import Model
+
+from livejobs.streams import rules as rules_of
+from livejobs.streams.fold import Fold
+from livejobs.streams.rules import Rules
+from livejobs.tables import jobs, keys
+
+
+
+def record_of(message: Message) -> Record:
+    return Record(message.offset, message.timestamp, message.key, message.value, tuple(message.headers))
+
+
+class Core:
+    """The fold over a map in memory, its output topics kept as compacted dictionaries."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.map = MemoryMap()
+        self.jobs: dict[bytes, tuple[bytes, Any]] = {}
+        self.stats: dict[bytes, tuple[bytes, Any]] = {}
+        self.rejects: list[tuple[str, int, int | None]] = []
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.fold = Fold(self.rules, self.map, partition=0, partitions=1)
+
+    def apply(self, messages: Iterable[Message], cuts: set[int] = frozenset(), restarts: set[int] = frozenset()) -> None:
+        for number, message in enumerate(messages):
+            record = record_of(message)
+            while not self.fold.apply(record):
+                self.commit()
+            if number in cuts or number in restarts:
+                self.commit()
+            if number in restarts:
+                self.reopen()
+        self.commit()
+
+    def commit(self) -> None:
+        changes = self.fold.take()
+        self.map.write(changes.ops)
+        for table, outputs in ((self.jobs, changes.jobs), (self.stats, changes.stats)):
+            for key, value, headers in outputs:
+                if value is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = (value, headers)
+        for _, _, headers in changes.rejects:
+            head = dict(headers)
+            index = head.get("livejobs.batch.index")
+            self.rejects.append((head["__streams.errors.exception"].decode(), int(head["__streams.errors.offset"]), None if index is None else int(index)))
+
+    def restored(self) -> "Core":
+        """A core rebuilt from the two topics alone."""
+        other = Core(self.rules)
+        for key, (value, headers) in self.jobs.items():
+            other.map.write(jobs.restore_ops(key, value, headers))
+        for key, (value, headers) in self.stats.items():
+            other.map.write(rules_of.restore_ops(self.rules, key, value, headers))
+        other.jobs, other.stats, other.rejects = dict(self.jobs), dict(self.stats), list(self.rejects)
+        other.reopen()
+        return other
+
+    def job_records(self) -> dict[tuple[str, ...], dict[str, Any]]:
+        return {tuple(json.loads(key)): json.loads(value) for key, (value, _) in self.jobs.items()}
+
+    def stats_records(self) -> dict[str, dict[str, Any]]:
+        return {key.decode(): json.loads(value) for key, (value, _) in self.stats.items()}
+
+    def check_rows(self) -> None:
+        """The store holds what the topics hold, and nothing is live and finished."""
+        live = {key[1:]: jobs.record_of(value, live=True) for key, value in self.map.scan(keys.LIVE, b"M")}
+        finished = {key[1:]: value for key, value in self.map.scan(keys.FINISHED, b"G")}
+        assert not live.keys() & finished.keys()
+        assert live | finished == {key: value for key, (value, _) in self.jobs.items()}
+
+
+def close(a: float | None, b: float | None) -> bool:
+    return a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-12))
+
+
+def assert_same_stats(got: dict[str, dict[str, Any]], want: dict[str, dict[str, Any]]) -> None:
+    assert got.keys() == want.keys()
+    for name, record in want.items():
+        mine = dict(got[name])
+        for field in ("pass_rate", "cycles_per_second"):
+            assert close(mine[field], record[field]), field
+            mine[field] = record[field]
+        assert mine == record
+
+
+@given(rules=rule_sets(), messages=histories())
+def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
+    core, model = Core(Rules(**asdict(rules))), Model(rules)
+    core.apply(messages)
+    for m in messages:
+        model.apply(m.offset, m.timestamp, m.key, m.kind, m.value)
+    assert core.job_records() == model.jobs()
+    assert_same_stats(core.stats_records(), model.stats())
+    assert core.rejects == model.rejects
+    core.check_rows()
+
+
+@given(rules=rule_sets(), messages=histories(), data=st.data())
+def test_batch_boundaries_restarts_and_restores_do_not_matter(rules: Any, messages: list[Message], data: st.DataObject) -> None:
+    whole = Core(Rules(**asdict(rules)))
+    whole.apply(messages)
+    numbers = st.sets(st.integers(0, max(0, len(messages) - 1)))
+    cut = Core(whole.rules)
+    cut.apply(messages, cuts=data.draw(numbers, label="commits"), restarts=data.draw(numbers, label="restarts"))
+    assert (cut.jobs, cut.stats, cut.rejects) == (whole.jobs, whole.stats, whole.rejects)
+    at = data.draw(st.integers(0, len(messages)), label="restore after")
+    first = Core(whole.rules)
+    first.apply(messages[:at])
+    second = first.restored()
+    second.apply(messages[at:])
+    assert (second.jobs, second.stats, second.rejects) == (whole.jobs, whole.stats, whole.rejects)
+    second.check_rows()
+
+
+@given(rules=rule_sets(), messages=histories(), data=st.data())
+def test_replaying_any_part_changes_nothing(rules: Any, messages: list[Message], data: st.DataObject) -> None:
+    core = Core(Rules(**asdict(rules)))
+    core.apply(messages)
+    before = (dict(core.jobs), dict(core.stats))
+    start = data.draw(st.integers(0, len(messages)), label="replay from")
+    core.reopen()
+    core.apply(messages[start:])
+    assert (core.jobs, core.stats) == before
