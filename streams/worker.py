@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faust
 import uvloop
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from livejobs.streams import messages, topics
 from livejobs.streams.commit import Partition
@@ -52,7 +55,8 @@ class Worker:
 
     def _app(self) -> LaneApp:
         config = self.config
-        app = LaneApp(config.kafka.group, **faust_settings(config), datadir=os.path.join(config.worker.datadir, "faust"))
+        Path(config.worker.datadir).mkdir(parents=True, exist_ok=True)
+        app = LaneApp(config.kafka.group, **faust_settings(config), datadir=Path(config.worker.datadir) / "faust")
         app.owner = self
         events = app.topic(self.topic, key_serializer="raw", value_serializer=BatchCodec(), partitions=self.partitions)
 
@@ -77,13 +81,20 @@ class Worker:
 
     async def _send_ticks(self) -> None:
         """One tick into each partition whose last tick has been applied: none pile up behind a backlog."""
-        if self._ticks is None:
-            self._ticks = AIOKafkaProducer(**client_options(self.config.kafka), acks="all", linger_ms=5)
-            await self._ticks.start()
-        for partition in list(self.ready.values()):
-            if not partition.closed and partition.tick_offset < partition.next_offset:
-                sent = await self._ticks.send(self.topic, key=None, value=None, partition=partition.number, headers=[("type", messages.TICK.encode())])
-                sent.add_done_callback(lambda future, partition=partition: self._tick_sent(partition, future))
+        try:
+            if self._ticks is None:
+                ticks = AIOKafkaProducer(**client_options(self.config.kafka), acks="all")
+                await ticks.start()
+                self._ticks = ticks
+            for partition in list(self.ready.values()):
+                if not partition.closed and partition.tick_offset < partition.next_offset:
+                    batch = self._ticks.create_batch()  # `send` takes no message without key and value
+                    batch.append(timestamp=None, key=None, value=None, headers=[("type", messages.TICK.encode())])
+                    batch.close()
+                    sent = await self._ticks.send_batch(batch, self.topic, partition=partition.number)
+                    sent.add_done_callback(partial(self._tick_sent, partition))
+        except KafkaError as error:
+            log.warning("ticks were not sent: %r", error)
 
     @staticmethod
     def _tick_sent(partition: Partition, future: asyncio.Future[Any]) -> None:

@@ -133,7 +133,8 @@ def test_batch_boundaries_restarts_and_restores_do_not_matter(rules: Any, messag
 
 @given(rules=rule_sets(), messages=histories(), data=st.data())
 def test_replaying_any_part_changes_nothing(rules: Any, messages: list[Message], data: st.DataObject) -> None:
-    core = Core(Rules(**asdict(rules)))
+    # Statistics outlive the messages (eventsretentiondays): a forgotten regression has nothing left to replay.
+    core = Core(Rules(**asdict(rules))._replace(stats_ms=10**15))
     core.apply(messages)
     before = (dict(core.jobs), dict(core.stats))
     start = data.draw(st.integers(0, len(messages)), label="replay from")
