@@ -8,7 +8,7 @@ imports this module, so it needs only msgspec.
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -89,11 +89,12 @@ class Kafka(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The workers' consumer group."""
         return self.topicprefix + "livejobs"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, object]]:
         """Name and value of each field, without the password: msgspec's own would put it into logs and tracebacks."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            yield name, "***" if name == "password" and value is not None else value
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.password is not None:
+            values["password"] = "***"  # noqa: S105  it hides one
+        return list(values.items())
 
     def __repr__(self) -> str:
         return f"Kafka({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"

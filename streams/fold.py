@@ -403,7 +403,7 @@ class Fold:
         ending = regression.ending
         if ending is None:
             return 0
-        done = 0
+        done = judged = 0
         start_bytes = self._bytes
         live = self._live_keys(regression, ending.after.encode(), ENDING_STEP + 1)
         for key in live:
@@ -413,6 +413,7 @@ class Fold:
             ending.after = key.decode()
             row = self._row(regression, key)
             if row.spared != ending.version:
+                judged += 1
                 self._move(
                     regression,
                     key,
@@ -425,7 +426,7 @@ class Fold:
                 )
         if done == len(live):
             regression.ending = None
-        if done:
+        if judged:
             self._change(regression)
         else:
             self._publish(regression)
@@ -594,7 +595,7 @@ class Fold:
             if stored != LIVE:
                 row.seen_ms = row.updated_ms
                 ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
-                self._seen_head = min(self._seen_head, row.seen_ms)
+            self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
             ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
             row.stored = LIVE
         else:
@@ -621,7 +622,7 @@ class Fold:
             if due_ms != NEVER_MS:
                 changes.ops.append((keys.timed(keys.DEADLINE, due_ms, name), b""))
             regression.deadline_ms = due_ms
-            self._deadline_head = min(self._deadline_head, due_ms)
+        self._deadline_head = min(self._deadline_head, regression.deadline_ms)
         value, headers = regression.value(), regression.headers()
         changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
         if dirty:

@@ -36,7 +36,7 @@ def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
             # An encrypted key would make OpenSSL ask at the terminal; a service has none.
             context.load_cert_chain(kafka.certfile, kafka.keyfile, password=lambda: "")
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        raise ConfigError(f"[kafka] {key} can't be used: {error.strerror or error}") from error
+        raise ConfigError(f"[kafka] {key} can't be used: {error}") from error
     return context
 
 

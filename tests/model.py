@@ -663,14 +663,14 @@ class Model:
     def _end_step(self, regression: Regression, now: int, offset: int) -> None:
         ending = regression.ending
         assert ending is not None
-        waiting = [(key_bytes(key), row) for key, row in regression.live().items() if row.offset <= ending.offset]
-        waiting = sorted((pair for pair in waiting if pair[0] > ending.cursor), key=lambda pair: pair[0])
+        live = sorted(((key_bytes(key), row) for key, row in regression.live().items()), key=lambda pair: pair[0])
+        waiting = [pair for pair in live if pair[0] > ending.cursor]
         for cursor, row in waiting[:ENDING_STEP]:
-            row.result, row.verdict, row.signature = "fail", ending.verdict, self.rules.timeout_signature
-            row.updated = now
             ending.cursor = cursor
-        if waiting:
-            self._change(regression, now, offset)
+            if row.offset <= ending.offset:  # else it was heard of since, and is spared
+                row.result, row.verdict, row.signature = "fail", ending.verdict, self.rules.timeout_signature
+                row.updated = now
+                self._change(regression, now, offset)
         if len(waiting) <= ENDING_STEP:
             regression.ending = None
 

@@ -1,0 +1,274 @@
+"""One publish call: files in, messages out, an exit code. What `livejobs publish`, `tank` and `livejobs-tunnel` share."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from livejobs.streams import messages, publish, spool
+from livejobs.streams.config import Config
+from livejobs.streams.publish import Message, Source
+
+DONE, BAD_DATA, AWAY, KEPT = 0, 65, 69, 75
+SEVERITY = (DONE, KEPT, BAD_DATA, AWAY)
+"""From nothing to do, over "fix the data", to "call again": the exit code is the last that applies."""
+BLOCK_BYTES = 1024 * 1024
+CHUNK_MESSAGES = 1000
+IDLE_SECONDS = 1.0
+PROGRESS_SECONDS = 0.5
+ERRORS_LISTED_MAX = 1000
+SOURCES_SHOWN_MAX = 20
+STANDARD_INPUT = "standard input"
+
+
+def run(
+    config: Config, kind: str, regression: str, files: Sequence[str], *, ndjson: bool = False, as_json: bool = False
+) -> int:
+    """Publish the files (`-` or none: standard input) and return the exit code; says on standard error what happened.
+
+    With `as_json`, one JSON object on standard output says it too. Raises ConfigError.
+    """
+    call = _Call(config, kind, regression, ndjson=ndjson)
+    return call.finish(call.read(files or ["-"]), as_json=as_json)
+
+
+def run_body(config: Config, kind: str, regression: str, body: bytes, *, as_json: bool = False) -> int:
+    """As `run`, for one body that is here already."""
+    call = _Call(config, kind, regression, ndjson=False)
+
+    async def chunks() -> AsyncIterator[list[Message]]:
+        yield call.checked(body, Source(kind))
+
+    return call.finish(chunks(), as_json=as_json)
+
+
+class _Call:
+    """Reads and checks the input of one call, and keeps account of it."""
+
+    def __init__(self, config: Config, kind: str, regression: str, *, ndjson: bool) -> None:
+        self._config, self._kind, self._regression, self._ndjson = config, kind, regression, ndjson
+        self._outcome = spool.Outcome()
+        self._bad = 0
+        self._errors: list[dict[str, str]] = []
+        self._cut: str | None = None
+        # aiokafka tells of each failed attempt; we tell how it ends.
+        logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+    def finish(self, chunks: AsyncIterator[Sequence[Message]], *, as_json: bool) -> int:
+        """Deliver all of it and report."""
+        try:
+            publish.check_target(self._kind, self._regression)
+        except messages.Reject as error:
+            self._refuse(Source(), error.code, error.message)
+        else:
+            asyncio.run(self._deliver(chunks))
+        code = self._exit_code()
+        self._tell()
+        if as_json:
+            sys.stdout.write(json.dumps(self._report(code)) + "\n")
+        return code
+
+    async def _deliver(self, chunks: AsyncIterator[Sequence[Message]]) -> None:
+        progress = asyncio.create_task(self._show_progress()) if sys.stderr.isatty() else None
+        try:
+            await spool.deliver(self._config, chunks, self._outcome, _say)
+        finally:
+            if progress is not None:
+                progress.cancel()
+
+    async def _show_progress(self) -> None:
+        begin = time.monotonic()
+        shown = False
+        try:
+            while True:
+                await asyncio.sleep(PROGRESS_SECONDS)
+                done = self._outcome.resent + self._outcome.sent
+                rate = done / (time.monotonic() - begin)
+                sys.stderr.write(f"\r{done:,} sent, {rate:,.0f}/s, {self._outcome.kept.count:,} kept ")
+                sys.stderr.flush()
+                shown = True
+        finally:
+            if shown:
+                sys.stderr.write("\n")
+
+    def checked(self, body: bytes, source: Source) -> list[Message]:
+        """The message, or nothing when it is bad (then that is told)."""
+        try:
+            return [publish.checked(self._kind, self._regression, body, source=source)]
+        except messages.Reject as error:
+            self._refuse(source, error.code, error.message)
+            return []
+
+    async def read(self, files: Sequence[str]) -> AsyncIterator[list[Message]]:
+        """The good messages of the files, in order, in chunks; empty ones while an input is silent."""
+        chunk: list[Message] = []
+        size = 0
+        for name in files:
+            try:
+                async for part in self._read_file(name):
+                    chunk += part
+                    size += sum(len(message.body) for message in part)
+                    # What comes from a pipe is not held back: who writes to it may be slow.
+                    if not part or self._ndjson or len(chunk) >= CHUNK_MESSAGES or size >= BLOCK_BYTES:
+                        yield chunk
+                        chunk, size = [], 0
+            except OSError as error:
+                self._refuse(Source(_shown(name)), "bad-file", f"can't be read: {error.strerror or error}")
+        yield chunk
+
+    async def _read_file(self, name: str) -> AsyncIterator[list[Message]]:
+        descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY)
+        try:
+            if name == "-" and os.isatty(descriptor):
+                _say("reading standard input; Ctrl-D ends it")
+            blocks = _blocks(descriptor)
+            async for part in self._lines(name, blocks) if self._ndjson else self._whole(name, blocks):
+                yield part
+                if part == [] and self._is_lost():
+                    self._cut = _shown(name)
+                    return
+        finally:
+            if name != "-":
+                os.close(descriptor)
+
+    def _is_lost(self) -> bool:
+        """Whether to read on is of no use: the broker is gone and nothing is kept."""
+        outcome = self._outcome
+        return outcome.reason is not None and (not self._config.tunnel.spool or outcome.full is not None)
+
+    async def _whole(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[list[Message]]:
+        data = b""
+        async for block in blocks:
+            data = (data + block).lstrip()
+            if len(data) > messages.MESSAGE_BYTES_MAX + BLOCK_BYTES:
+                break  # too large, even if the last block is white space
+            if not block:
+                yield []
+        yield self.checked(data, Source(_shown(name)))
+
+    async def _lines(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[list[Message]]:
+        number = 0
+        rest = b""
+        async for block in blocks:
+            *lines, rest = (rest + block).split(b"\n")
+            if len(rest) > messages.MESSAGE_BYTES_MAX:
+                rest = rest[: messages.MESSAGE_BYTES_MAX + 1]  # enough to be refused when its end comes
+            yield [message for line in self._numbered(lines, number, name) for message in line]
+            number += len(lines)
+        yield [message for line in self._numbered([rest], number, name) for message in line]
+
+    def _numbered(self, lines: Sequence[bytes], number: int, name: str) -> Iterator[list[Message]]:
+        shown = _shown(name)
+        for line in lines:
+            number += 1
+            if line and not line.isspace():
+                yield self.checked(line, Source(shown, number))
+
+    def _refuse(self, source: Source, code: str, text: str) -> None:
+        self._bad += 1
+        _say(f"{source}: {text}" if source.name else text)
+        if len(self._errors) < ERRORS_LISTED_MAX:
+            self._errors.append({"source": str(source), "code": code, "message": text})
+
+    def _exit_code(self) -> int:
+        outcome = self._outcome
+        codes = {DONE}
+        if outcome.kept.count:
+            codes.add(KEPT)
+        if self._bad:
+            codes.add(BAD_DATA)
+        elsewhere = outcome.kept.count or self._bad
+        if outcome.undelivered.count or self._cut or (outcome.reason and not elsewhere):
+            codes.add(AWAY)
+        return max(codes, key=SEVERITY.index)
+
+    def _tell(self) -> None:
+        outcome = self._outcome
+        if outcome.reason is not None:
+            _say(outcome.reason)
+        if outcome.full is not None:
+            _say(outcome.full)
+        if outcome.resent:
+            _say(f"sent {_messages(outcome.resent)} from the spool")
+        if outcome.sent:
+            _say(f"sent {_messages(outcome.sent)}")
+        if outcome.kept.count:
+            _say(f"kept {_messages(outcome.kept.count)} in {self._config.tunnel.spool}; the next call sends them")
+        for line in _listed(outcome.undelivered):
+            _say(f"not delivered: {line}")
+        if self._cut is not None:
+            _say(f"not delivered: the rest of {self._cut}, which was not read")
+
+    def _report(self, code: int) -> dict[str, object]:
+        outcome = self._outcome
+        return {
+            "sent": outcome.sent,
+            "resent": outcome.resent,
+            "kept": outcome.kept.count,
+            "undelivered": outcome.undelivered.count,
+            "bad": self._bad,
+            "errors": self._errors,
+            "reason": outcome.full or outcome.reason,
+            "exit": code,
+        }
+
+
+async def _blocks(descriptor: int) -> AsyncIterator[bytes]:
+    """The bytes of a file or a pipe; an empty block for each second in which nothing comes. Raises OSError."""
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        while block := os.read(descriptor, BLOCK_BYTES):
+            yield block
+        return
+    queue: asyncio.Queue[bytes | OSError] = asyncio.Queue(2)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        block: bytes | OSError = b"."
+        while block and not isinstance(block, OSError):
+            try:
+                block = os.read(descriptor, BLOCK_BYTES)
+            except OSError as error:
+                block = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                asyncio.run_coroutine_threadsafe(queue.put(block), loop).result()
+
+    # A thread of our own and not the executor's: the process must be able to end while this waits for input.
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            block = await asyncio.wait_for(queue.get(), IDLE_SECONDS)
+        except TimeoutError:
+            yield b""
+            continue
+        if isinstance(block, OSError):
+            raise block
+        if not block:
+            return
+        yield block
+
+
+def _listed(tally: spool.Tally) -> Iterator[str]:
+    for number, (name, (count, first, last)) in enumerate(tally.sources.items()):
+        if number == SOURCES_SHOWN_MAX:
+            yield f"and {len(tally.sources) - number} more, {_messages(tally.count)} in all"
+            return
+        yield f"{name}: {_messages(count)}, lines {first} to {last}" if first else name
+
+
+def _messages(count: int) -> str:
+    return f"{count:,} message{'' if count == 1 else 's'}"
+
+
+def _shown(name: str) -> str:
+    return STANDARD_INPUT if name == "-" else name
+
+
+def _say(line: str) -> None:
+    # A file's name may have bytes that are no UTF-8.
+    sys.stderr.write(f"livejobs: {line}\n".encode("utf-8", "backslashreplace").decode())

@@ -1,0 +1,402 @@
+"""The spool: messages on disk that the broker could not take, sent by the next call before its own.
+
+One append-only log a topic, not a file a message: an outage keeps hundreds of thousands of messages, and one fsync a
+write (not one a message and a directory) is what a farm's file server can bear. One directory is for one cluster.
+
+    header   8 bytes magic, u64 sent, u64 end, u32 CRC-32 of the two
+    records  u32 length, u32 CRC-32, then MessagePack: [type, regression, body, [[name, value], ...]]
+
+Records between `sent` and `end` are to be sent. An append writes behind `end`, syncs, then moves `end` and syncs: what
+a crash leaves behind `end` does not count and is cut off. A damaged header is made anew from the records: then some are
+sent twice, which changes no result.
+
+Two locks, both advisory and released by the system when a process dies: `.lck` for a moment around each change, `.snd`
+held by the one process that sends the log. Sending is at least once and in the order of the log.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from livejobs.streams.config import Config, ConfigError
+from livejobs.streams.publish import BrokerAwayError, Message, Publisher, Undelivered
+
+MAGIC = b"LJSPOOL1"
+HEADER = struct.Struct("<8sQQI")
+FRAME = struct.Struct("<II")
+CHUNK_BYTES = 4 * 1024 * 1024
+WAIT_SECONDS = 10.0
+WAIT_PAUSE_SECONDS = 0.1
+CONNECT_SECONDS = 2.0
+"""With a spool nothing is lost by giving up soon, and a job that waits for a dead broker holds a slot of the farm."""
+
+Say = Callable[[str], None]
+
+_Record = tuple[str, str, bytes, tuple[tuple[str, bytes], ...]]
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Record).decode
+
+
+class SpoolError(Exception):
+    """The spool can't be written or read; the text is one line that names the file."""
+
+
+class SpoolFullError(SpoolError):
+    """No room in the spool for all messages; `kept` of them, the first ones, are in it."""
+
+    def __init__(self, text: str, kept: int) -> None:
+        super().__init__(text)
+        self.kept = kept
+
+
+class Spool:
+    """The log of one topic in `directory`, at most `bytes_max` long. Raises ConfigError when it can't be opened.
+
+    `say` gets a line when something is odd: a torn write, a damaged header.
+    """
+
+    def __init__(self, directory: Path | str, topic: str, bytes_max: int, say: Say = lambda _line: None) -> None:
+        self.directory, self._bytes_max, self._say = Path(directory), bytes_max, say
+        # A topic's name may have 249 characters, a file's 255.
+        self.path = self.directory / f"{topic}.log"
+        self._sender: BinaryIO | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._header()
+        except (OSError, SpoolError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise ConfigError(f"[tunnel] spool {self.directory} can't be used: {reason or error}") from error
+
+    def is_empty(self) -> bool:
+        """Whether all that was ever kept is sent and acknowledged."""
+        with self._locked():
+            sent, end = self._header()
+        return sent == end
+
+    def append(self, messages: Sequence[Message]) -> None:
+        """Keep all messages: they are on disk when this returns. Raises SpoolFullError, SpoolError (none is kept)."""
+        records = [_framed(message) for message in messages]
+        with self._locked():
+            sent, end = self._header()
+            room = self._bytes_max - end
+            fitting = 0
+            for record in records:
+                if len(record) > room:
+                    break
+                room -= len(record)
+                fitting += 1
+            if fitting:
+                data = b"".join(records[:fitting])
+                with self._file() as file:
+                    file.truncate(end)
+                    file.seek(end)
+                    file.write(data)
+                    _sync(file)
+                    self._write_header(file, sent, end + len(data))
+        if fitting < len(records):
+            raise SpoolFullError(f"the spool {self.path} is full: [tunnel] spoolbytes is {self._bytes_max}", fitting)
+
+    def try_to_send(self) -> bool:
+        """Become the process that sends the log; False while another one does. Ends with `sending_ends`."""
+        file = self.path.with_suffix(".snd").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._sender = file
+        return True
+
+    @property
+    def is_sender(self) -> bool:
+        """Whether this is the process that sends the log."""
+        return self._sender is not None
+
+    def sending_ends(self) -> None:
+        """Let others send. A log that was sent in part is made shorter when at least half of it is of no use."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            with sender:
+                self._shorten()
+
+    def first(self, bytes_max: int = CHUNK_BYTES) -> tuple[list[Message], int]:
+        """The oldest messages, and the offset behind them for `sent_up_to`; only for who sends. Raises SpoolError."""
+        with self._locked():
+            offset, end = self._header()
+            with self._file() as file:
+                file.seek(offset)
+                data = file.read(min(end - offset, bytes_max))
+                first_length = FRAME.size + FRAME.unpack_from(data)[0] if len(data) >= FRAME.size else 0
+                if len(data) < first_length <= end - offset:  # a message may be longer than the chunk
+                    data += file.read(first_length - len(data))
+        messages: list[Message] = []
+        with contextlib.suppress(msgspec.MsgspecError):
+            for payload in _payloads(data):
+                messages.append(Message(*_decode(payload)))
+                offset += FRAME.size + len(payload)
+        if not messages and offset < end:
+            raise SpoolError(f"the spool {self.path} is damaged at byte {offset}: move it away to go on without it")
+        return messages, offset
+
+    def sent_up_to(self, offset: int) -> None:
+        """What lies before `offset` is acknowledged; only for who sends."""
+        with self._locked():
+            _, end = self._header()
+            with self._file() as file:
+                if offset < end:
+                    self._write_header(file, offset, end)
+                else:
+                    # In this order: a crash between the two leaves an empty log, never a stale `sent`.
+                    self._write_header(file, HEADER.size, HEADER.size)
+                    file.truncate(HEADER.size)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self.path.with_suffix(".lck").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise SpoolError(f"the spool {self.path} can't be written or read: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[BinaryIO]:
+        # Unbuffered writes would be cut short by a full disk without an error; a buffered file raises it.
+        with self.path.open("r+b") as file:
+            yield file
+
+    def _header(self) -> tuple[int, int]:
+        """(sent, end); makes the log when there is none, and repairs the header. Under the lock."""
+        if not self.path.exists():
+            self._make()
+        with self._file() as file:
+            raw = file.read(HEADER.size)
+            size = os.fstat(file.fileno()).st_size
+            if len(raw) == HEADER.size:
+                magic, sent, end, crc = HEADER.unpack(raw)
+                if magic != MAGIC:
+                    raise SpoolError(f"{self.path} is no spool")
+                if crc == _header_crc(sent, end) and HEADER.size <= sent <= end <= size:
+                    if size > end:
+                        self._say(f"{self.path}: {size - end} bytes of a write that was cut short are ignored")
+                        file.truncate(end)
+                    return sent, end
+            self._say(f"{self.path}: the header is damaged; all messages that can be read are sent again")
+            file.seek(HEADER.size)
+            end = HEADER.size + sum(FRAME.size + len(payload) for payload in _payloads(file.read()))
+            self._write_header(file, HEADER.size, end)
+            return HEADER.size, end
+
+    def _make(self) -> None:
+        new = self.path.with_suffix(".new")
+        with new.open("wb") as file:
+            self._write_header(file, HEADER.size, HEADER.size)
+        self._replace(new)
+
+    def _shorten(self) -> None:
+        with self._locked():
+            sent, end = self._header()
+            if sent - HEADER.size < end - sent or sent == HEADER.size:
+                return
+            new = self.path.with_suffix(".new")
+            with self._file() as old, new.open("wb") as file:
+                file.seek(HEADER.size)
+                old.seek(sent)
+                while chunk := old.read(CHUNK_BYTES):
+                    file.write(chunk)
+                _sync(file)
+                self._write_header(file, HEADER.size, HEADER.size + end - sent)
+            self._replace(new)
+
+    def _replace(self, new: Path) -> None:
+        new.replace(self.path)
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    @staticmethod
+    def _write_header(file: BinaryIO, sent: int, end: int) -> None:
+        file.seek(0)
+        file.write(HEADER.pack(MAGIC, sent, end, _header_crc(sent, end)))
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fdatasync(file.fileno())
+
+
+def _header_crc(sent: int, end: int) -> int:
+    return zlib.crc32(struct.pack("<QQ", sent, end))
+
+
+def _framed(message: Message) -> bytes:
+    payload = _encode((message.kind, message.regression, message.body, message.headers))
+    return FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _payloads(data: bytes) -> Iterator[bytes]:
+    """The whole and undamaged records at the beginning of `data`."""
+    offset = 0
+    while offset + FRAME.size <= len(data):
+        length, crc = FRAME.unpack_from(data, offset)
+        payload = data[offset + FRAME.size : offset + FRAME.size + length]
+        if length == 0 or len(payload) < length or zlib.crc32(payload) != crc:
+            return
+        yield payload
+        offset += FRAME.size + length
+
+
+class Tally(msgspec.Struct):
+    """How many messages, and which: source -> (how many of it, first line, last line)."""
+
+    count: int = 0
+    sources: dict[str, tuple[int, int, int]] = msgspec.field(default_factory=dict)
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Count them in."""
+        self.count += len(messages)
+        for message in messages:
+            name, line = message.source
+            count, first, _ = self.sources.get(name, (0, line, line))
+            self.sources[name] = (count + 1, first, line)
+
+
+class Outcome(msgspec.Struct):
+    """What became of the messages of one call; it grows while the call runs."""
+
+    sent: int = 0
+    resent: int = 0
+    """Of earlier calls, from the spool."""
+    kept: Tally = msgspec.field(default_factory=Tally)
+    undelivered: Tally = msgspec.field(default_factory=Tally)
+    reason: str | None = None
+    """Why some are kept or undelivered."""
+    full: str | None = None
+    """Why some could not be kept."""
+
+
+def of(config: Config, say: Say = lambda _line: None) -> Spool | None:
+    """The configured spool, None when there is none. Raises ConfigError."""
+    if not config.tunnel.spool:
+        return None
+    return Spool(config.tunnel.spool, config.kafka.events_topic, config.tunnel.spoolbytes, say)
+
+
+async def deliver(
+    config: Config, chunks: AsyncIterator[Sequence[Message]], outcome: Outcome, say: Say = lambda _line: None
+) -> None:
+    """Send what the spool holds, then `chunks`, and fill in `outcome`; a spool keeps what can't be sent.
+
+    A chunk may be empty: it only gives a chance to notice that the broker is gone. Raises ConfigError; what else goes
+    wrong is in the outcome.
+    """
+    spool = of(config, say)
+    publisher = Publisher(config.kafka) if spool is None else Publisher(config.kafka, connect_seconds=CONNECT_SECONDS)
+    try:
+        if spool is None:
+            await _send(publisher, chunks, outcome)
+        elif await _claim(spool):
+            await _send(publisher, chunks, outcome, spool)
+        else:
+            outcome.reason = "another process is sending the spool"
+    except BrokerAwayError as error:
+        outcome.reason = str(error)
+        if isinstance(error, Undelivered):
+            _keep(spool, error.messages, outcome)
+    except SpoolError as error:
+        outcome.reason = str(error)
+    async for messages in chunks:
+        if outcome.reason is not None:
+            _keep(spool, messages, outcome)
+
+
+async def _claim(spool: Spool) -> bool:
+    """Whether we may go on: the log is empty, or we are the process that sends it. Waits for one that does."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WAIT_SECONDS
+    while not spool.is_empty():
+        if spool.try_to_send():
+            return True
+        if loop.time() > deadline:
+            return False
+        await asyncio.sleep(WAIT_PAUSE_SECONDS)
+    return True
+
+
+async def _send(
+    publisher: Publisher, chunks: AsyncIterator[Sequence[Message]], outcome: Outcome, spool: Spool | None = None
+) -> None:
+    """Raises BrokerAwayError, and Undelivered only with messages out of `chunks`; SpoolError before any of them."""
+    try:
+        async with publisher:
+            if spool is not None and spool.is_sender:
+                await _drain(publisher, outcome, spool)
+            before = publisher.acknowledged
+            try:
+                async for _ in _posted(publisher, chunks):
+                    outcome.sent = publisher.acknowledged - before
+            finally:
+                outcome.sent = publisher.acknowledged - before
+    finally:
+        if spool is not None:
+            spool.sending_ends()
+
+
+async def _posted(publisher: Publisher, chunks: AsyncIterator[Sequence[Message]]) -> AsyncIterator[None]:
+    async for messages in chunks:
+        publisher.raise_undelivered(messages)
+        for index, message in enumerate(messages):
+            try:
+                await publisher.post(message)
+            except Undelivered as error:
+                error.messages += messages[index + 1 :]
+                raise
+        yield
+    await publisher.flush()
+
+
+async def _drain(publisher: Publisher, outcome: Outcome, spool: Spool) -> None:
+    """Send the log; it may grow meanwhile. Raises BrokerAwayError, SpoolError."""
+    try:
+        while True:
+            messages, offset = spool.first()
+            if not messages:
+                break
+            for message in messages:
+                await publisher.post(message)
+            await publisher.flush()
+            spool.sent_up_to(offset)
+            outcome.resent += len(messages)
+    except Undelivered as error:
+        # They are in the log: not for our caller to keep again.
+        raise BrokerAwayError(str(error)) from error
+    spool.sending_ends()
+
+
+def _keep(spool: Spool | None, messages: Sequence[Message], outcome: Outcome) -> None:
+    """Into the spool; once one does not fit in, none after it does, or they would overtake it."""
+    if not messages:
+        return
+    kept = 0
+    if spool is not None and outcome.full is None:
+        try:
+            spool.append(messages)
+            kept = len(messages)
+        except SpoolFullError as error:
+            outcome.full, kept = str(error), error.kept
+        except SpoolError as error:
+            outcome.full = str(error)
+    outcome.kept.add(messages[:kept])
+    outcome.undelivered.add(messages[kept:])
