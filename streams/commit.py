@@ -26,6 +26,8 @@ from livejobs.tables.store import Store, StoreError
 IDLE_COMMIT_SECONDS = 5.0
 """Messages that changed nothing (ticks) are acknowledged together, at least this often."""
 TRANSACTION_SECONDS = 30.0
+RETRY_MS = 10
+"""Kafka 4 answers the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction: ask again soon."""
 BATCH_BYTES = 1024 * 1024
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 
@@ -54,6 +56,7 @@ class Partition:
         producer = AIOKafkaProducer(
             **client_options(kafka), transactional_id=f"{kafka.group}-{number}", acks="all", max_batch_size=BATCH_BYTES,
             max_request_size=RECORD_BYTES_MAX + 64 * 1024, transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000), request_timeout_ms=20_000,
+            retry_backoff_ms=RETRY_MS,
         )
         await producer.start()
         try:

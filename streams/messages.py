@@ -283,8 +283,15 @@ def _object(body: bytes) -> dict[str, Any]:
     values = _value(body)
     if type(values) is not dict:
         raise Reject("bad-field", "body: a JSON object is needed")
-    # As many `":` as keys, and no space before a colon: then each key of the object stands there once, and it holds no other object.
-    if body.count(b'":') != len(values) or b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
+    # As many `":` as keys, and no white space before a colon: then each key of the object stands there once, and it holds no other object.
+    # One byte is found much faster than two, so white space is looked for first.
+    if (
+        body.count(b'":') != len(values)
+        or (b" " in body and b" :" in body)
+        or b"\n" in body
+        or b"\t" in body
+        or b"\r" in body
+    ):
         _refuse_duplicates(body)
     if body.count(b"[") + body.count(b"{") > DEPTH_MAX:
         _refuse_depth(values)

@@ -1,4 +1,4 @@
-"""One publish call: files in, messages out, an exit code. What `livejobs publish`, `tank` and `livejobs-tunnel` share."""
+"""One publish call: files in, messages out, an exit code. `livejobs publish`, `tank` and `livejobs-tunnel` share it."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ SOURCES_SHOWN_MAX = 20
 STANDARD_INPUT = "standard input"
 
 
-def run(
+def run(  # noqa: PLR0913  what a command line has
     config: Config, kind: str, regression: str, files: Sequence[str], *, ndjson: bool = False, as_json: bool = False
 ) -> int:
     """Publish the files (`-` or none: standard input) and return the exit code; says on standard error what happened.
@@ -127,20 +127,24 @@ class _Call:
         try:
             if name == "-" and os.isatty(descriptor):
                 _say("reading standard input; Ctrl-D ends it")
-            blocks = _blocks(descriptor)
+            blocks = self._until_lost(name, descriptor)
             async for part in self._lines(name, blocks) if self._ndjson else self._whole(name, blocks):
                 yield part
-                if part == [] and self._is_lost():
-                    self._cut = _shown(name)
+                if self._cut is not None:
                     return
         finally:
             if name != "-":
                 os.close(descriptor)
 
-    def _is_lost(self) -> bool:
-        """Whether to read on is of no use: the broker is gone and nothing is kept."""
-        outcome = self._outcome
-        return outcome.reason is not None and (not self._config.tunnel.spool or outcome.full is not None)
+    async def _until_lost(self, name: str, descriptor: int) -> AsyncIterator[bytes]:
+        """The input's blocks; a pipe, which may have no end, only while what it says is delivered or kept."""
+        outcome, spooling = self._outcome, bool(self._config.tunnel.spool)
+        endless = not stat.S_ISREG(os.fstat(descriptor).st_mode)
+        async for block in _blocks(descriptor):
+            if endless and self._ndjson and outcome.reason is not None and (not spooling or outcome.full is not None):
+                self._cut = _shown(name)
+                return
+            yield block
 
     async def _whole(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[list[Message]]:
         data = b""
@@ -230,12 +234,12 @@ async def _blocks(descriptor: int) -> AsyncIterator[bytes]:
 
     def read() -> None:
         block: bytes | OSError = b"."
-        while block and not isinstance(block, OSError):
-            try:
-                block = os.read(descriptor, BLOCK_BYTES)
-            except OSError as error:
-                block = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            while block and not isinstance(block, OSError):
+                try:
+                    block = os.read(descriptor, BLOCK_BYTES)
+                except OSError as error:
+                    block = error
                 asyncio.run_coroutine_threadsafe(queue.put(block), loop).result()
 
     # A thread of our own and not the executor's: the process must be able to end while this waits for input.

@@ -168,11 +168,8 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"the spool {self.path} can't be written or read: {error.strerror or error}") from error
 
-    @contextlib.contextmanager
-    def _file(self) -> Iterator[BinaryIO]:
-        # Unbuffered writes would be cut short by a full disk without an error; a buffered file raises it.
-        with self.path.open("r+b") as file:
-            yield file
+    def _file(self) -> BinaryIO:
+        return self.path.open("r+b")
 
     def _header(self) -> tuple[int, int]:
         """(sent, end); makes the log when there is none, and repairs the header. Under the lock."""

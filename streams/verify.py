@@ -203,7 +203,15 @@ class _Source:
         """The offset up to which the workers have folded a partition; None if the group has none."""
         kafka = self.config.kafka
         tp = TopicPartition(kafka.events_topic, number)
-        found = (await self._admin.list_consumer_group_offsets(kafka.group, partitions=[tp])).get(tp)
+        until = time.monotonic() + LAG_SECONDS
+        while True:
+            try:
+                found = (await self._admin.list_consumer_group_offsets(kafka.group, partitions=[tp])).get(tp)
+                break
+            except KafkaError as error:
+                if not error.retriable or time.monotonic() > until:
+                    raise  # (a broker that has just started makes the topic of the offsets only now)
+                await asyncio.sleep(0.2)
         return None if found is None or found.offset < 0 else int(found.offset)
 
     async def first(self, tp: TopicPartition) -> int:

@@ -193,6 +193,7 @@ def run(config: Config) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)  # warns of each retry, and Kafka 4 makes it retry once a transaction
     uvloop.install()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

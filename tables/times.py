@@ -9,18 +9,18 @@ _DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 DAY_MS = _DAY_MS
 
-_second = (-1, "")  # the last second formatted: the records of a batch share a few timestamps
+_last = (-1, "")  # the last text made: the records of a batch share a few timestamps
 
 
 def to_text(ms: int) -> str:
     """Milliseconds since the epoch as RFC 3339 UTC with milliseconds, ``2026-03-02T08:00:00.123Z``."""
-    global _second  # noqa: PLW0603  a cache of one entry
-    second, rest = divmod(ms, 1000)
-    known, text = _second
-    if known != second:
-        text = (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.").rjust(20, "0")
-        _second = (second, text)
-    return f"{text}{rest:03d}Z"
+    global _last  # noqa: PLW0603  a cache of one entry
+    known, text = _last
+    if known != ms:
+        moment = _EPOCH + ms * _MILLISECOND
+        text = f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z".rjust(24, "0")
+        _last = (ms, text)
+    return text
 
 
 def to_ms(moment: datetime) -> int:

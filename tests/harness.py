@@ -249,14 +249,18 @@ class WorkerProcess:
         except OSError:
             return 0, ""
 
-    def ready(self, seconds: float = READY_SECONDS_MAX) -> "WorkerProcess":
-        """Return when `/ready` says so."""
+    def poll(self, path: str, until: Callable[[int, str], bool], seconds: float = READY_SECONDS_MAX) -> "WorkerProcess":
+        """Return when an endpoint answers with such a status and body."""
         deadline = time.monotonic() + seconds
-        while self.get("/ready")[0] != 200:
+        while not until(*(answer := self.get(path))):
             self.assert_running()
-            assert time.monotonic() < deadline, f"the worker is not ready after {seconds} s: {self.get('/ready')}\n{self.tail()}"
-            time.sleep(0.05)
+            assert time.monotonic() < deadline, f"after {seconds} s {path} says {answer}\n{self.tail()}"
+            time.sleep(0.02)
         return self
+
+    def ready(self) -> "WorkerProcess":
+        """Return when `/ready` says so."""
+        return self.poll("/ready", lambda status, _body: status == 200)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values over the labels that are not given."""

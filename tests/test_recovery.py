@@ -5,7 +5,7 @@ the load runs, and then compares every record with two oracles: the counts that 
 reader that has followed `regression-stats` from the beginning has never seen a version go down.
 """
 
-import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -23,7 +23,7 @@ from livejobs.streams.broker import Broker
 
 EVENTS = 20_000
 REGRESSIONS = 40
-RATE = 5_000.0
+RATE = 4_000.0
 """Events a second: slow enough for harm in the middle."""
 
 Message = tuple[str, str, bytes]
@@ -93,6 +93,11 @@ class Load:
         outcomes[job] = outcome
         return steps
 
+    def parts(self, count: int) -> list[list[Message]]:
+        """The messages, cut into so many parts."""
+        size = -(-len(self.messages) // count)
+        return [self.messages[start : start + size] for start in range(0, len(self.messages), size)]
+
     def assert_counts(self, site: Site) -> None:
         """What the generator meant is what the records say."""
         for name, expected in self.expected.items():
@@ -114,17 +119,24 @@ def site(broker: Broker, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-def applied(site: Site, messages: int) -> None:
-    """Return when statistics show that about so many messages of the load have been applied."""
+def progress(site: Site) -> int:
+    """About how many messages have been applied, ticks included: the sum of the partitions' latest versions."""
+    latest = dict.fromkeys(range(site.partitions), -1)
+    for name, record in site.reader.stats.last.items():
+        number = site.partition_of(name)
+        latest[number] = max(latest[number], record["version"])
+    return sum(latest.values()) + site.partitions
 
-    def seen() -> bool:
-        latest: dict[int, int] = {}
-        for record in reversed(site.reader.stats.records[-2000:]):
-            if record.key in site.reader.stats.last:
-                latest[record.partition] = max(latest.get(record.partition, 0), site.reader.stats.last[record.key]["version"])
-        return sum(latest.values()) >= messages
 
-    site.wait_for(seen, what=lambda: f"{messages} messages applied")
+@contextlib.contextmanager
+def under_load(site: Site, messages: list[Message]) -> Iterator[None]:
+    """Send messages; the block, which does the harm, begins when half of them are applied. Ends when all are sent."""
+    base = progress(site)
+    sending = site.load(messages, RATE)
+    site.wait_for(lambda: progress(site) >= base + len(messages) // 2, what=lambda: f"half of {len(messages)} messages after {base}")
+    assert not sending.future.done()
+    yield
+    assert sending.result() == len(messages)
 
 
 def assert_exact(site: Site, load: Load, worker: WorkerProcess) -> None:
@@ -139,63 +151,77 @@ def assert_exact(site: Site, load: Load, worker: WorkerProcess) -> None:
 @pytest.mark.parametrize("disk", ["same", "empty"])
 def test_a_worker_is_restarted_with(disk: str, site: Site) -> None:
     load = Load(1 if disk == "same" else 2)
-    assert site.reader is not None
     worker = site.start().ready()
-    sending = site.load(load.messages, RATE)
-    for part in (0.3, 0.6):
-        applied(site, int(part * len(load.messages)))
-        code, seconds = worker.stop()
-        assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
-        if disk == "empty":
-            shutil.rmtree(site.disk())
-        worker = site.start().ready()
-    assert sending.result() == len(load.messages)
+    for part in load.parts(2):
+        with under_load(site, part):
+            code, seconds = worker.stop()
+            assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
+            if disk == "empty":
+                shutil.rmtree(site.disk())
+            worker = site.start()
+        worker.ready()
     assert_exact(site, load, worker)
 
 
 @pytest.mark.parametrize("instance", ["", "one"], ids=["dynamic", "static"])
-def test_a_worker_is_killed_in_the_middle_and_started_again(instance: str, site: Site) -> None:
+def test_a_worker_is_killed_and_started_again(instance: str, site: Site) -> None:
     load = Load(3 if instance else 4)
-    assert site.reader is not None
     worker = site.start(instanceid=instance).ready()
-    sending = site.load(load.messages, RATE)
-    for part in (0.2, 0.5, 0.8):
-        applied(site, int(part * len(load.messages)))
-        worker.kill()
-        worker = site.start(instanceid=instance)
-    assert sending.result() == len(load.messages)
-    worker.ready()
+    for part in load.parts(3):
+        with under_load(site, part):
+            worker.kill()
+            worker = site.start(instanceid=instance)
+        worker.ready()
     assert_exact(site, load, worker)
 
 
-def test_a_second_worker_joins_and_leaves_under_load(site: Site) -> None:
+def test_a_worker_is_killed_while_it_restores(site: Site) -> None:
     load = Load(5)
-    assert site.reader is not None
+    site.start(instanceid="one").ready()
+    with under_load(site, load.messages):
+        site.workers[-1].kill()
+        for _ in range(2):
+            shutil.rmtree(site.disk())
+            worker = site.start(instanceid="one")
+            worker.poll("/ready", lambda status, body: status == 503 and bool(json.loads(body)["restoring"]))
+            worker.kill()
+        worker = site.start(instanceid="one").ready()
+    assert_exact(site, load, worker)
+
+
+def test_workers_join_leave_and_die_under_load(site: Site) -> None:
+    load = Load(6)
+    joins, leaves, joins_again, dies = load.parts(4)
     first = site.start("first").ready()
-    sending = site.load(load.messages, RATE / 2)
-    applied(site, len(load.messages) // 10)
-    second = site.start("second").ready()
-    site.wait_for(lambda: shares(first, second) == [2, 2])
-    applied(site, int(0.4 * len(load.messages)))
-    code, seconds = second.stop()
-    assert (code, seconds < STOP_SECONDS_MAX) == (0, True), second.tail()
-    third = site.start("third").ready()
-    applied(site, int(0.6 * len(load.messages)))
-    third.kill()
-    assert sending.result() == len(load.messages)
-    site.wait_for(lambda: shares(first) == [4])
+    with under_load(site, joins):
+        second = site.start("second")
+        await_shares((first, 2), (second, 2))
+    with under_load(site, leaves):
+        code, seconds = second.stop()
+        assert (code, seconds < STOP_SECONDS_MAX) == (0, True), second.tail()
+        await_shares((first, 4))
+    with under_load(site, joins_again):
+        third = site.start("third")
+        await_shares((first, 2), (third, 2))
+    with under_load(site, dies):
+        third.kill()
+        await_shares((first, 4))
     assert_exact(site, load, first)
 
 
-def shares(*workers: WorkerProcess) -> list[float]:
-    """How many partitions each worker has open."""
-    return [worker.metric("livejobs_partitions_ready") for worker in workers]
+def await_shares(*shares: tuple[WorkerProcess, int]) -> None:
+    """Return when each of the workers has so many partitions open."""
+    for worker, share in shares:
+        worker.poll("/metrics", lambda _status, body, share=share: f"livejobs_partitions_ready {share}.0" in body.splitlines())
 
 
-def test_sigterm_ends_an_idle_worker_and_one_that_is_not_ready(site: Site) -> None:
-    worker = site.start().ready()
-    code, seconds = worker.stop()
-    assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
+def test_sigterm_ends_an_idle_worker_and_one_that_waits_for_partitions(site: Site) -> None:
+    workers = [site.start("one").ready(), *(site.start(name) for name in ("two", "three"))]
+    for worker in workers[1:]:
+        worker.poll("/live", lambda status, _body: status == 200)
+    for worker in reversed(workers):
+        code, seconds = worker.stop()
+        assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
 
 
 # --- refusals: one clear line, and no start ---------------------------------------------------------------------------

@@ -1,0 +1,434 @@
+"""`livejobs demo`: a broker, the topics, a worker and a simulated farm on this machine, and what comes out of them.
+
+It ends on Ctrl-C, SIGTERM or SIGHUP, within ten seconds, and leaves nothing: no process, no file, no topic.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from livejobs.streams import broker as brokers
+from livejobs.streams import farm, topics
+from livejobs.streams.broker import Broker, BrokerError
+from livejobs.streams.config import Config, Kafka, Sigs, split_address
+from livejobs.streams.kafka import client_options
+from livejobs.streams.publish import BrokerAwayError, Publisher
+from livejobs.tables import regressions, times
+from livejobs.tables.regressions import StatsRecord
+
+EXIT_FAILED = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Since the signal: when what still runs is ended by force. All in all less than ten seconds.
+CLIENTS_END_SECONDS = 2.0
+WORKER_END_SECONDS = 4.5
+BROKER_END_SECONDS = 7.5
+WATCH_SECONDS = 0.2
+REFRESH_SECONDS = 0.25
+PLAIN_SECONDS = 1.0
+RATE_SECONDS = 5.0
+LOG_LINES_SHOWN = 15
+REGRESSIONS_MAX = 5_000
+JOBS_A_SECOND = 25.0
+
+RULES = Sigs(
+    enablelivejobs=True,
+    livetimeoutsignature="LIVE Job Timeout or Missing",
+    autotimeouthours=1 / 60,  # so that one sees it
+    # A demo that is forgotten over a weekend stays small.
+    liveprunedays=0.01,
+    eventsretentiondays=0.05,
+    retentiondays=0.02,
+    statsdays=0.02,
+)
+"""The rules where the configuration does not turn live tracking on."""
+
+_STYLES = {"LIVE": "bold green", "COMPLETE": "cyan", "ABORTED": "bold red", "TANKED": "magenta"}
+
+
+class DemoError(RuntimeError):
+    """Something of the demo failed; the message says what, with its last log lines."""
+
+
+def run(config: Config) -> int:
+    """Run the demo until a signal ends it: 0, or 1 when a part of it failed or could not be started.
+
+    Of `config` count the [sigs] if they turn live tracking on, partitions and tickseconds. The broker is one of our own;
+    where Java or Maven is missing, one that runs on this machine at `[kafka] brokers`, on topics that are deleted then.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    for noisy in ("aiokafka", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # their lines would tear the table
+    try:
+        with tempfile.TemporaryDirectory(prefix="livejobs-demo-", ignore_cleanup_errors=True) as folder:
+            demo = Demo(config, Path(folder), _own_broker(config, Path(folder)))
+            asyncio.run(demo.run())
+    except KeyboardInterrupt:
+        pass
+    except (BrokerError, BrokerAwayError, topics.TopicsError, DemoError, KafkaError) as error:
+        _say(f"livejobs demo: {error}")
+        return EXIT_FAILED
+    return 0
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that is gone must not keep us from cleaning up
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _own_broker(config: Config, folder: Path) -> Broker | None:
+    """A broker to be started, its jars fetched; None when we can't have one and there may be another on this machine."""
+    try:
+        brokers.find_java()
+        brokers.fetch_jars(_say)
+    except BrokerError as error:
+        hosts = {split_address(broker.strip())[0] for broker in config.kafka.brokers.split(",")}
+        if not hosts <= {"localhost", "127.0.0.1", "::1"}:
+            raise
+        _say(f"no broker of our own: {error}\ntrying the one at {config.kafka.brokers}")
+        return None
+    return Broker(brokers.free_port(), folder / "kafka", progress=_say)
+
+
+def demo_config(config: Config, folder: Path, bootstrap: str | None) -> Config:
+    """The configuration of the demo's worker, all its files in `folder`.
+
+    `bootstrap` is our own broker's address; None: the configured one, on topics that no one else has.
+    """
+    replace = msgspec.structs.replace
+    kafka = Kafka(brokers=bootstrap or config.kafka.brokers, partitions=config.kafka.partitions)
+    if bootstrap is None:
+        names = {f"{kind}topic": None for kind in ("events", "jobs", "stats", "reject" + "s")}
+        kafka = replace(config.kafka, topicprefix=f"{folder.name}-", replication=1, **names)
+    worker = replace(
+        config.worker,
+        datadir=str(folder / "data"),
+        tickseconds=config.worker.tickseconds or 1.0,
+        healthbind=f"127.0.0.1:{brokers.free_port()}",
+        instanceid="",
+    )
+    return Config(sigs=config.sigs if config.sigs.enablelivejobs else RULES, kafka=kafka, worker=worker)
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as the text of a file that `config.load` reads."""
+    lines = []
+    for section in ("sigs", "kafka", "worker"):
+        values = msgspec.structs.asdict(getattr(config, section))
+        lines.append(f"[{section}]")
+        # JSON's strings, numbers and booleans are TOML's.
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
+    return "\n".join([*lines, ""])
+
+
+class Board:
+    """What a reader of `regression-stats` knows: the last record of each regression, as many as are of interest."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, StatsRecord] = {}
+        """Latest changed last."""
+
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        """Take a record of the topic."""
+        self.records.pop(key, None)
+        if value is None:
+            return
+        if len(self.records) >= REGRESSIONS_MAX:
+            del self.records[next(iter(self.records))]
+        self.records[key] = regressions.decode(value)
+
+    def latest(self, count: int) -> list[StatsRecord]:
+        """The last changed, latest first."""
+        return sorted(self.records.values(), key=lambda record: record.updated, reverse=True)[:count]
+
+    def totals(self) -> dict[str, int]:
+        """Sums over all regressions."""
+        records = self.records.values()
+        return {
+            "regressions": len(records),
+            "live": sum(record.live for record in records),
+            "pass": sum(record.passed for record in records),
+            "fail": sum(record.fail for record in records),
+            "skip": sum(record.skip for record in records),
+            "finished": sum(record.finished for record in records),
+        }
+
+
+class Demo:
+    """The parts of one demo, from the start of the first to the end of the last."""
+
+    def __init__(self, config: Config, folder: Path, broker: Broker | None) -> None:
+        self.folder, self.broker = folder, broker
+        self.config = demo_config(config, folder, broker.bootstrap if broker is not None else None)
+        self.board = Board()
+        self.changed = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._publisher: Publisher | None = None
+        self._has_topics = False
+        self._began = time.monotonic()
+        self._sent: deque[tuple[float, int]] = deque([(self._began, 0)])
+
+    async def run(self) -> None:
+        """Return after a signal, when all has ended. Raises what made a part fail, then too."""
+        stop = asyncio.Event()
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        work = asyncio.create_task(self._work())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            stopped.cancel()
+            await self._end(work)
+
+    async def _work(self) -> None:
+        if self.broker is not None:
+            # In a thread: it blocks. Cancelling does not end it, so `_end` does.
+            self._starting = asyncio.get_running_loop().run_in_executor(None, self.broker.start)
+            await asyncio.shield(self._starting)
+        _say("creating the topics")
+        self._has_topics = True
+        await topics.create(self.config)
+        _say("starting a worker and the farm; Ctrl-C ends it all")
+        self._start_worker()
+        watch = asyncio.create_task(self._watch())
+        parts = {watch, *(asyncio.create_task(part) for part in (self._farm(), self._read(), self._show()))}
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch}, timeout=5 * WATCH_SECONDS)  # a dead child is why the others fail
+            for part in (watch, *done):
+                if part.done():
+                    part.result()
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    def _start_worker(self) -> None:
+        path = self.folder / "livejobs.toml"
+        path.write_text(to_toml(self.config), encoding="utf-8")
+        code = "import sys; from livejobs.streams.cli import main; sys.exit(main())"
+        with self._log.open("wb") as log:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-P", "-c", code, "worker", "--config", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # The file says it all; the environment would beat it.
+                env={name: value for name, value in os.environ.items() if not name.startswith("LIVEJOBS_")},
+                start_new_session=True,  # Ctrl-C reaches only us, and we decide what ends when
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "worker.log"
+
+    async def _watch(self) -> None:
+        """Raise when a child has ended by itself."""
+        while True:
+            if self.broker is not None and self.broker.pid is None:
+                self.broker.wait()  # raises, with its last lines
+            if self._worker is not None and self._worker.poll() is not None:
+                lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+                what = f"the worker ended by itself (exit code {self._worker.returncode}); its last lines:"
+                raise DemoError("\n  ".join([what, *lines]))
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _farm(self) -> None:
+        async with Publisher(self.config.kafka) as self._publisher:
+            start = datetime.now(UTC).astimezone()
+            stream = farm.events(time.time_ns(), jobs_a_second=JOBS_A_SECOND, start=start)
+            await farm.publish(self._publisher, stream)
+
+    async def _read(self) -> None:
+        consumer = AIOKafkaConsumer(
+            self.config.kafka.stats_topic,
+            **client_options(self.config.kafka),
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        await consumer.start()
+        try:
+            async for record in consumer:
+                self.board.apply(record.key, record.value)
+                self.changed.set()
+        finally:
+            await consumer.stop()
+
+    # ------------------------------------------------------------------ what one sees
+
+    async def _show(self) -> None:
+        console = Console()
+        if not console.is_terminal:
+            while True:
+                await asyncio.sleep(PLAIN_SECONDS)
+                sys.stdout.write(self._plain() + "\n")
+                sys.stdout.flush()
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                live.update(self._table(console.height), refresh=True)
+                # Ages grow also when nothing changes.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), PLAIN_SECONDS)
+                self.changed.clear()
+                await asyncio.sleep(REFRESH_SECONDS)
+
+    def _events(self) -> tuple[int, float]:
+        """Messages published, and messages a second over the last seconds."""
+        now, count = time.monotonic(), self._publisher.acknowledged if self._publisher is not None else 0
+        self._sent.append((now, count))
+        while len(self._sent) > 2 and now - self._sent[1][0] > RATE_SECONDS:  # noqa: PLR2004  two make a rate
+            self._sent.popleft()
+        then, before = self._sent[0]
+        return count, (count - before) / max(now - then, 0.001)
+
+    def _plain(self) -> str:
+        events, rate = self._events()
+        numbers = " ".join(f"{name} {value}" for name, value in self.board.totals().items())
+        latest = "".join(
+            f" | {record.regression} {record.status} live {record.live} pass {record.passed} fail {record.fail} "
+            f"skip {record.skip} of {_or_dash(record.submitted)}"
+            for record in self.board.latest(1)
+        )
+        return f"{time.monotonic() - self._began:.0f} s: {numbers} events {events} ({rate:.0f}/s){latest}"
+
+    def _table(self, height: int) -> Group:
+        table = Table(expand=True)
+        for name in ("Regression", "Status", "Live", "Pass", "Fail", "Skip", "Left", "Pass rate", "Elapsed", "Heard"):
+            is_text = name in {"Regression", "Status"}
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=True, ratio=2 if name == "Regression" else 1)
+        now_ms = time.time_ns() // 1_000_000
+        for record in self.board.latest(max(height - 7, 3)):
+            table.add_row(*_row(record, now_ms))
+        events, rate = self._events()
+        totals = self.board.totals()
+        regressions_count, words = totals.pop("regressions"), [f"{value:,} {name}" for name, value in totals.items()]
+        health = f"http://{self.config.worker.healthbind}/metrics"
+        return Group(
+            table,
+            Text(f"{regressions_count:,} regressions: {', '.join(words)}; {events:,} events, {rate:.0f} a second", style="bold"),
+            Text(f"broker {self.config.kafka.brokers}, worker {health}; Ctrl-C ends it all", style="dim"),
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    async def _end(self, work: asyncio.Task[None]) -> None:
+        """End everything that was started, in whatever state it is; what does not obey in time, by force."""
+        began = time.monotonic()
+
+        def left(deadline_seconds: float) -> float:
+            return max(began + deadline_seconds - time.monotonic(), 0.1)
+
+        if self._worker is not None and self._worker.poll() is None:
+            self._worker.send_signal(signal.SIGTERM)
+        work.cancel()
+        await asyncio.wait({work}, timeout=left(CLIENTS_END_SECONDS))
+        _say("stopping")
+        await self._end_worker(left(WORKER_END_SECONDS))
+        if self.broker is None:
+            await self._delete_topics(left(BROKER_END_SECONDS))
+        else:
+            await self._end_broker(self.broker, left(BROKER_END_SECONDS))
+
+    async def _end_worker(self, seconds: float) -> None:
+        worker, deadline = self._worker, time.monotonic() + seconds
+        if worker is None:
+            return
+        while worker.poll() is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    async def _end_broker(self, broker: Broker, seconds: float) -> None:
+        if self._starting is not None:
+            while not self._starting.done():  # it gives up when its process ends
+                _kill(broker)
+                await asyncio.sleep(0.05)
+            self._starting.exception()  # seen
+        force = asyncio.get_running_loop().call_later(seconds, _kill, broker)
+        await asyncio.to_thread(broker.stop)
+        force.cancel()
+
+    async def _delete_topics(self, seconds: float) -> None:
+        if not self._has_topics:
+            return
+        names = [topic.name for topic in topics.wanted(self.config)]
+        admin = AIOKafkaAdminClient(**client_options(self.config.kafka))
+        try:
+            async with asyncio.timeout(seconds):
+                await admin.start()
+                await admin.delete_topics(names)
+        except (TimeoutError, KafkaError) as error:
+            _say(f"these topics are left on the broker: {', '.join(names)} ({error!r})")
+        finally:
+            await admin.close()
+
+
+def _kill(broker: Broker) -> None:
+    """As `broker.kill`, but safe while another thread is in `start` or `stop`: it waits for nothing."""
+    pid = broker.pid
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _row(record: StatsRecord, now_ms: int) -> tuple[str | Text, ...]:
+    return (
+        Text(record.regression, overflow="ellipsis"),
+        Text(record.status, style=_STYLES[record.status]),
+        f"{record.live:,}",
+        f"{record.passed:,}",
+        Text(f"{record.fail:,}", style="red" if record.fail else ""),
+        f"{record.skip:,}",
+        _or_dash(record.remaining),
+        "-" if record.pass_rate is None else f"{record.pass_rate:.1%}",
+        _elapsed(record, now_ms),
+        _span(now_ms - times.from_text(record.heard)) + " ago",
+    )
+
+
+def _elapsed(record: StatsRecord, now_ms: int) -> str:
+    """Since `starttime`, or the first start of a finished job; up to now while LIVE, else up to the last finish."""
+    start_ms = None if record.first_start is None else times.from_text(record.first_start)
+    with contextlib.suppress(KeyError, ValueError, msgspec.DecodeError):
+        start_ms = times.from_text(msgspec.json.decode(record.fields["starttime"], type=str))
+    end_ms = now_ms
+    if record.status != "LIVE":
+        end_ms = times.from_text(record.last_finish or record.heard)
+    return "-" if start_ms is None else _span(end_ms - start_ms)
+
+
+def _span(ms: int) -> str:
+    minutes, seconds = divmod(max(ms, 0) // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
