@@ -104,7 +104,7 @@ def _code_of(error: Exception) -> int | None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @with_config
-def group(config_file: str | None, settings: tuple[str, ...]) -> None:  # noqa: ARG001  `load` reads them
+def group(config_file: str | None, settings: tuple[str, ...]) -> None:
     """Tracks the live jobs of simulation and build farms, over Kafka.
 
     Farms publish job messages; a worker turns them into the live table and into each regression's statistics.
@@ -115,7 +115,7 @@ def group(config_file: str | None, settings: tuple[str, ...]) -> None:  # noqa: 
     """
 
 
-@group.command()
+@group.command(short_help="Show all of it on this machine, with a simulated farm.")
 @with_config
 def demo(config_file: str | None, settings: tuple[str, ...]) -> None:
     """Everything on this machine: broker, topics, worker, and a simulated farm. Ends on Ctrl-C."""
@@ -126,7 +126,7 @@ def demo(config_file: str | None, settings: tuple[str, ...]) -> None:
         sys.exit(demo_module.run(config))
 
 
-@group.command()
+@group.command(short_help="Run only the local single-node Kafka.")
 @with_config
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: the port of the first of [kafka] brokers.")
 @click.option(
@@ -186,7 +186,7 @@ def _tell_differences(lines: list[str]) -> None:
     click.echo("the topics are as they must be", err=True)
 
 
-@group.command()
+@group.command(short_help="Run one worker; as many as wanted share the partitions.")
 @with_config
 def worker(config_file: str | None, settings: tuple[str, ...]) -> None:
     """One worker. Start as many as you like: they share the partitions. Ends on Ctrl-C or SIGTERM."""
@@ -203,14 +203,14 @@ _json = click.option(
 )
 
 
-@group.command()
+@group.command(short_help="Publish messages from files or standard input.")
 @with_config
 @click.argument("kind", metavar="TYPE")
 @_regression
 @click.argument("files", metavar="[FILE]...", nargs=-1)
 @click.option("--ndjson", is_flag=True, help="Each line of the input is the body of one message.")
 @_json
-def publish(
+def publish(  # noqa: PLR0913  its options
     config_file: str | None,
     settings: tuple[str, ...],
     kind: str,
@@ -233,7 +233,7 @@ def publish(
         sys.exit(oneshot.run(config, kind, regression, files, ndjson=ndjson, as_json=as_json))
 
 
-@group.command()
+@group.command(short_help="Kill or hide a regression.")
 @with_config
 @click.argument("name")
 @click.option("--reason", metavar="TEXT", help="Why; it goes with the message.")
@@ -243,7 +243,7 @@ def tank(config_file: str | None, settings: tuple[str, ...], name: str, reason: 
     _publish_tank(load_told(config_file, settings), name, {"tank": True, "reason": reason}, as_json=as_json)
 
 
-@group.command()
+@group.command(short_help="Take back the tank of a regression.")
 @with_config
 @click.argument("name")
 @_json
@@ -268,7 +268,7 @@ def _publish_tank(config: "Config", name: str, fields: dict[str, object], *, as_
         sys.exit(oneshot.run_body(config, "regr-tank", name, body, as_json=as_json))
 
 
-@group.command()
+@group.command(short_help="Prove that the output topics are right.")
 @with_config
 @_json
 def verify(config_file: str | None, settings: tuple[str, ...], *, as_json: bool) -> None:

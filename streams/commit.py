@@ -1,7 +1,8 @@
 """One partition at work: one batch = one Kafka transaction = one RocksDB write.
 
-A crash before the transaction's commit leaves no trace; one between the commit and the write is repaired by the restore; a zombie is fenced by the producer of
-its successor. So an error here has one answer: the process ends before anything is acknowledged (`streams.worker`).
+A crash before the transaction's commit leaves no trace; one between the commit and the write is repaired by the
+restore; a zombie is fenced by the producer of its successor. So an error here has one answer: the process ends before
+anything is acknowledged (`streams.worker`).
 """
 
 import asyncio
@@ -27,7 +28,8 @@ IDLE_COMMIT_SECONDS = 5.0
 """Messages that changed nothing (ticks) are acknowledged together, at least this often."""
 TRANSACTION_SECONDS = 30.0
 RETRY_MS = 10
-"""Kafka 4 answers the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction: ask again soon."""
+"""Kafka 4 answers the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
+ask again soon."""
 BATCH_BYTES = 1024 * 1024
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 
@@ -35,7 +37,9 @@ RECORD_BYTES_MAX = 2 * 1024 * 1024
 class Partition:
     """One partition of `job-events` that this worker owns: its store, its fold and its transactional producer."""
 
-    def __init__(self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, source: int) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  what `open` has put together
+        self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, source: int
+    ) -> None:
         self.number = number
         self._kafka = config.kafka
         self._source = TopicPartition(config.kafka.events_topic, number)
@@ -51,11 +55,19 @@ class Partition:
 
     @classmethod
     async def open(cls, number: int, partitions: int, config: Config, committed: int | None) -> "Partition":
-        """Take a partition over: fence the predecessor, restore, find where to go on. Raises StoreError, RestoreError and Kafka's errors."""
+        """Take a partition over: fence the predecessor, restore, find where to go on.
+
+        Raises StoreError, RestoreError, and Kafka's errors.
+        """
         kafka = config.kafka
         producer = AIOKafkaProducer(
-            **client_options(kafka), transactional_id=f"{kafka.group}-{number}", acks="all", max_batch_size=BATCH_BYTES,
-            max_request_size=RECORD_BYTES_MAX + 64 * 1024, transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000), request_timeout_ms=20_000,
+            **client_options(kafka),
+            transactional_id=f"{kafka.group}-{number}",
+            acks="all",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=RECORD_BYTES_MAX + 64 * 1024,
+            transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000),
+            request_timeout_ms=20_000,
             retry_backoff_ms=RETRY_MS,
         )
         await producer.start()
@@ -74,7 +86,9 @@ class Partition:
             if self.closed:
                 return
             if start != self.next_offset:
-                raise StoreError(f"partition {self.number}: a batch from offset {start} came where {self.next_offset} was expected")
+                raise StoreError(
+                    f"partition {self.number}: a batch from offset {start} came where {self.next_offset} was expected"
+                )
             fold = self.fold
             for record in records:
                 while not fold.apply(record):
@@ -102,7 +116,8 @@ class Partition:
         await producer.begin_transaction()
         sent = [await self._send(kafka.jobs_topic, changes.jobs), await self._send(kafka.stats_topic, changes.stats)]
         single = [
-            await producer.send(kafka.rejects_topic, key=key, value=value, headers=headers) for key, value, headers in changes.rejects
+            await producer.send(kafka.rejects_topic, key=key, value=value, headers=headers)
+            for key, value, headers in changes.rejects
         ] + [
             await producer.send(kafka.events_topic, key=key, value=value, headers=headers, partition=partition)
             for partition, key, value, headers in changes.reroutes
@@ -145,7 +160,9 @@ class Partition:
             self._store.close()
 
 
-async def _restored(number: int, partitions: int, config: Config, rules: Rules, committed: int | None) -> tuple[Store, int]:
+async def _restored(
+    number: int, partitions: int, config: Config, rules: Rules, committed: int | None
+) -> tuple[Store, int]:
     """The partition's store, up to date, and the source offset to go on from."""
     kafka = config.kafka
     store = Store(data_path(config) / str(number))
@@ -154,21 +171,31 @@ async def _restored(number: int, partitions: int, config: Config, rules: Rules, 
     if made_with.partitions not in (0, partitions) or made_with.topics not in ([], topics):
         store.close()
         raise StoreError(
-            f"{store.path}: made with {made_with.partitions} partitions of {', '.join(made_with.topics)}, the topics are "
-            f"{partitions} partitions of {', '.join(topics)}: use another [worker] datadir, or restore the topics",
+            f"{store.path}: made with {made_with.partitions} partitions of {', '.join(made_with.topics)}, "
+            f"the topics are {partitions} partitions of {', '.join(topics)}: "
+            "use another [worker] datadir, or restore the topics",
         )
 
     def stats_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[jobs.Op]:
         return rules_of.restore_ops(rules, key, value, headers)
 
     source_tp = TopicPartition(kafka.events_topic, number)
-    consumer = AIOKafkaConsumer(**client_options(kafka), isolation_level="read_committed", enable_auto_commit=False, max_partition_fetch_bytes=4 << 20)
+    consumer = AIOKafkaConsumer(
+        **client_options(kafka),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=4 << 20,
+    )
     await consumer.start()
     try:
-        store, _ = await restore(consumer, store, [
-            Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore_ops),
-            Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
-        ])
+        store, _ = await restore(
+            consumer,
+            store,
+            [
+                Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore_ops),
+                Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
+            ],
+        )
         first = (await consumer.beginning_offsets([source_tp]))[source_tp]
         end = (await consumer.end_offsets([source_tp]))[source_tp]
     except BaseException:
@@ -180,7 +207,8 @@ async def _restored(number: int, partitions: int, config: Config, rules: Rules, 
     if known >= 0 and not first <= known <= end:
         store.close()
         raise StoreError(
-            f"{kafka.events_topic} partition {number}: the next message to apply is {known}, the topic holds {first} to {end}: messages were removed before they were read",
+            f"{kafka.events_topic} partition {number}: the next message to apply is {known}, the topic "
+            f"holds {first} to {end}: messages were removed before they were read",
         )
     source = known if known >= 0 else first
     store.position.source, store.position.partitions, store.position.topics = source, partitions, topics

@@ -22,21 +22,19 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from livejobs.streams import broker as brokers
 from livejobs.streams import farm, topics
+from livejobs.streams.board import Board
 from livejobs.streams.broker import Broker, BrokerError
-from livejobs.streams.config import Config, Kafka, Sigs, split_address
+from livejobs.streams.config import TOPIC_KEYS, Config, Kafka, Sigs, split_address
 from livejobs.streams.kafka import client_options
 from livejobs.streams.publish import BrokerAwayError, Publisher
-from livejobs.tables import regressions, times
-from livejobs.tables.regressions import StatsRecord
 
 EXIT_FAILED = 1
+EXIT_NO_BROKER = 69
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Since the signal: when what still runs is ended by force. All in all less than ten seconds.
 CLIENTS_END_SECONDS = 2.0
@@ -47,7 +45,6 @@ REFRESH_SECONDS = 0.25
 PLAIN_SECONDS = 1.0
 RATE_SECONDS = 5.0
 LOG_LINES_SHOWN = 15
-REGRESSIONS_MAX = 5_000
 JOBS_A_SECOND = 25.0
 
 RULES = Sigs(
@@ -62,15 +59,13 @@ RULES = Sigs(
 )
 """The rules where the configuration does not turn live tracking on."""
 
-_STYLES = {"LIVE": "bold green", "COMPLETE": "cyan", "ABORTED": "bold red", "TANKED": "magenta"}
-
 
 class DemoError(RuntimeError):
     """Something of the demo failed; the message says what, with its last log lines."""
 
 
 def run(config: Config) -> int:
-    """Run the demo until a signal ends it: 0, or 1 when a part of it failed or could not be started.
+    """Run the demo until a signal ends it: 0; 1 when a part of it failed, 69 when there is no broker to be had.
 
     Of `config` count the [sigs] if they turn live tracking on, partitions and tickseconds. The broker is one of our own;
     where Java or Maven is missing, one that runs on this machine at `[kafka] brokers`, on topics that are deleted then.
@@ -85,7 +80,10 @@ def run(config: Config) -> int:
             asyncio.run(demo.run())
     except KeyboardInterrupt:
         pass
-    except (BrokerError, BrokerAwayError, topics.TopicsError, DemoError, KafkaError) as error:
+    except (BrokerError, topics.TopicsError) as error:
+        _say(f"livejobs demo: {error}")
+        return EXIT_NO_BROKER
+    except (DemoError, BrokerAwayError, KafkaError) as error:
         _say(f"livejobs demo: {error}")
         return EXIT_FAILED
     return 0
@@ -117,10 +115,10 @@ def demo_config(config: Config, folder: Path, bootstrap: str | None) -> Config:
     `bootstrap` is our own broker's address; None: the configured one, on topics that no one else has.
     """
     replace = msgspec.structs.replace
-    kafka = Kafka(brokers=bootstrap or config.kafka.brokers, partitions=config.kafka.partitions)
-    if bootstrap is None:
-        names = {f"{kind}topic": None for kind in ("events", "jobs", "stats", "reject" + "s")}
-        kafka = replace(config.kafka, topicprefix=f"{folder.name}-", replication=1, **names)
+    if bootstrap is not None:
+        kafka = Kafka(brokers=bootstrap, partitions=config.kafka.partitions)
+    else:
+        kafka = replace(config.kafka, topicprefix=f"{folder.name}-", **dict.fromkeys(TOPIC_KEYS))
     worker = replace(
         config.worker,
         datadir=str(folder / "data"),
@@ -140,39 +138,6 @@ def to_toml(config: Config) -> str:
         # JSON's strings, numbers and booleans are TOML's.
         lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
     return "\n".join([*lines, ""])
-
-
-class Board:
-    """What a reader of `regression-stats` knows: the last record of each regression, as many as are of interest."""
-
-    def __init__(self) -> None:
-        self.records: dict[bytes, StatsRecord] = {}
-        """Latest changed last."""
-
-    def apply(self, key: bytes, value: bytes | None) -> None:
-        """Take a record of the topic."""
-        self.records.pop(key, None)
-        if value is None:
-            return
-        if len(self.records) >= REGRESSIONS_MAX:
-            del self.records[next(iter(self.records))]
-        self.records[key] = regressions.decode(value)
-
-    def latest(self, count: int) -> list[StatsRecord]:
-        """The last changed, latest first."""
-        return sorted(self.records.values(), key=lambda record: record.updated, reverse=True)[:count]
-
-    def totals(self) -> dict[str, int]:
-        """Sums over all regressions."""
-        records = self.records.values()
-        return {
-            "regressions": len(records),
-            "live": sum(record.live for record in records),
-            "pass": sum(record.passed for record in records),
-            "fail": sum(record.fail for record in records),
-            "skip": sum(record.skip for record in records),
-            "finished": sum(record.finished for record in records),
-        }
 
 
 class Demo:
@@ -251,7 +216,10 @@ class Demo:
         """Raise when a child has ended by itself."""
         while True:
             if self.broker is not None and self.broker.pid is None:
-                self.broker.wait()  # raises, with its last lines
+                try:
+                    self.broker.wait()  # raises, with its last lines
+                except BrokerError as error:
+                    raise DemoError(str(error)) from error
             if self._worker is not None and self._worker.poll() is not None:
                 lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
                 what = f"the worker ended by itself (exit code {self._worker.returncode}); its last lines:"
@@ -287,11 +255,14 @@ class Demo:
         if not console.is_terminal:
             while True:
                 await asyncio.sleep(PLAIN_SECONDS)
-                sys.stdout.write(self._plain() + "\n")
+                sys.stdout.write(f"{time.monotonic() - self._began:.0f} s: {self.board.line(*self._events())}\n")
                 sys.stdout.flush()
+        health = f"http://{self.config.worker.healthbind}/metrics"
+        footer = f"broker {self.config.kafka.brokers}, worker {health}; Ctrl-C ends it all"
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(self._table(console.height), refresh=True)
+                now_ms = time.time_ns() // 1_000_000
+                live.update(self.board.screen(console.height, now_ms, *self._events(), footer), refresh=True)
                 # Ages grow also when nothing changes.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.changed.wait(), PLAIN_SECONDS)
@@ -306,34 +277,6 @@ class Demo:
             self._sent.popleft()
         then, before = self._sent[0]
         return count, (count - before) / max(now - then, 0.001)
-
-    def _plain(self) -> str:
-        events, rate = self._events()
-        numbers = " ".join(f"{name} {value}" for name, value in self.board.totals().items())
-        latest = "".join(
-            f" | {record.regression} {record.status} live {record.live} pass {record.passed} fail {record.fail} "
-            f"skip {record.skip} of {_or_dash(record.submitted)}"
-            for record in self.board.latest(1)
-        )
-        return f"{time.monotonic() - self._began:.0f} s: {numbers} events {events} ({rate:.0f}/s){latest}"
-
-    def _table(self, height: int) -> Group:
-        table = Table(expand=True)
-        for name in ("Regression", "Status", "Live", "Pass", "Fail", "Skip", "Left", "Pass rate", "Elapsed", "Heard"):
-            is_text = name in {"Regression", "Status"}
-            table.add_column(name, justify="left" if is_text else "right", no_wrap=True, ratio=2 if name == "Regression" else 1)
-        now_ms = time.time_ns() // 1_000_000
-        for record in self.board.latest(max(height - 7, 3)):
-            table.add_row(*_row(record, now_ms))
-        events, rate = self._events()
-        totals = self.board.totals()
-        regressions_count, words = totals.pop("regressions"), [f"{value:,} {name}" for name, value in totals.items()]
-        health = f"http://{self.config.worker.healthbind}/metrics"
-        return Group(
-            table,
-            Text(f"{regressions_count:,} regressions: {', '.join(words)}; {events:,} events, {rate:.0f} a second", style="bold"),
-            Text(f"broker {self.config.kafka.brokers}, worker {health}; Ctrl-C ends it all", style="dim"),
-        )
 
     # ------------------------------------------------------------------ the end
 
@@ -396,39 +339,3 @@ def _kill(broker: Broker) -> None:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-
-
-def _row(record: StatsRecord, now_ms: int) -> tuple[str | Text, ...]:
-    return (
-        Text(record.regression, overflow="ellipsis"),
-        Text(record.status, style=_STYLES[record.status]),
-        f"{record.live:,}",
-        f"{record.passed:,}",
-        Text(f"{record.fail:,}", style="red" if record.fail else ""),
-        f"{record.skip:,}",
-        _or_dash(record.remaining),
-        "-" if record.pass_rate is None else f"{record.pass_rate:.1%}",
-        _elapsed(record, now_ms),
-        _span(now_ms - times.from_text(record.heard)) + " ago",
-    )
-
-
-def _elapsed(record: StatsRecord, now_ms: int) -> str:
-    """Since `starttime`, or the first start of a finished job; up to now while LIVE, else up to the last finish."""
-    start_ms = None if record.first_start is None else times.from_text(record.first_start)
-    with contextlib.suppress(KeyError, ValueError, msgspec.DecodeError):
-        start_ms = times.from_text(msgspec.json.decode(record.fields["starttime"], type=str))
-    end_ms = now_ms
-    if record.status != "LIVE":
-        end_ms = times.from_text(record.last_finish or record.heard)
-    return "-" if start_ms is None else _span(end_ms - start_ms)
-
-
-def _span(ms: int) -> str:
-    minutes, seconds = divmod(max(ms, 0) // 1000, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _or_dash(count: int | None) -> str:
-    return "-" if count is None else f"{count:,}"

@@ -1,16 +1,18 @@
 """Messages applied to the tables of one partition (pure: no clock, no I/O but the store's).
 
-`apply` folds one message into rows held in memory; `take` hands out everything that changed since the last `take`, coalesced: the records for the output
-topics and the operations for the store. Where the batches are cut makes no difference to any row.
+`apply` folds one message into rows held in memory; `take` hands out everything that changed since the last `take`,
+coalesced: the records for the output topics and the operations for the store. Where the batches are cut makes no
+difference to any row.
 
-`now` comes with the message: the broker's time, but for each regression never before its own last change, so that it can be derived from the records alone.
+`now` comes with the message: the broker's time, but for each regression never before its own last change, so that it
+can be derived from the records alone.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 from aiokafka.partitioner import murmur2
@@ -46,22 +48,34 @@ class Record(Protocol):
     """A message as a Kafka consumer gives it; `timestamp` is ms since the epoch."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Its place in the partition."""
+
     @property
-    def timestamp(self) -> int: ...
+    def timestamp(self) -> int:
+        """Broker time, ms since the epoch."""
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """The regression's name."""
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """The body."""
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Names and values, in order."""
 
 
 class Map(Protocol):
     """An ordered map of bytes."""
 
-    def get(self, key: bytes) -> bytes | None: ...
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from `start` (included) to `stop` (excluded), in order."""
 
 
 Output = tuple[bytes | None, bytes | None, Headers]
@@ -88,7 +102,7 @@ class Changes:
 class Fold:
     """The tables of one partition, and the rules that change them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all but two by name
         self, rules: Rules, store: Map, *, partition: int, partitions: int, topic: str = "job-events", epoch: int = 0
     ) -> None:
         self.rules, self.store = rules, store
@@ -128,10 +142,9 @@ class Fold:
             return True
         regression = None
         try:
-            handler = _HANDLERS.get(kind)
+            handler = self._HANDLERS.get(kind)
             if handler is None:
-                shown = kind[:64].decode(errors="replace")
-                raise Reject("bad-type", f"type {shown!r}: allowed are {', '.join(sorted(messages.TYPES))}")
+                messages.refuse_type(kind)
             regression = self._regressions.get(record.key or b"") or self._load(record)
             if regression is None:
                 return True  # sent on to its own partition
@@ -145,7 +158,7 @@ class Fold:
             return True
 
     def _load(self, record: Record) -> Regression | None:
-        """The regression of a record's key, known here, stored or new; None if the record belongs to another partition."""
+        """The regression of a record's key: known here, stored or new; None if another partition's."""
         name = messages.check_key(record.key)
         key = record.key or b""
         partition = (murmur2(key) & 0x7FFFFFFF) % self.partitions
@@ -341,7 +354,7 @@ class Fold:
             self._dirty_rows[key] = (regression, row)
         self._bytes += len(row.body or b"")
 
-    def _move(
+    def _move(  # noqa: PLR0913  all but the first four by name
         self,
         regression: Regression,
         key: bytes,
@@ -371,7 +384,7 @@ class Fold:
     # ------------------------------------------------------------------ statistics
 
     def _correct_extremes(self, regression: Regression, old: Numbers, new: Numbers) -> None:
-        """After a correction: where the old finish was the first start or the last finish and the new one is not, look for the next."""
+        """After a correction that narrows the span of time, look for its new ends."""
         if not statistics.uncovers(regression, old, new):
             return
         regression.first_start_ms = regression.last_finish_ms = None
@@ -468,9 +481,9 @@ class Fold:
 
     def _tick_regressions(self, tick_ms: int, left: int) -> int:
         due, self._deadline_head = self._due(keys.DEADLINE, self._deadline_head, tick_ms, left)
-        for number, entry in enumerate(due):
+        for entry in due:
             if left <= 0:
-                self._deadline_head = keys.time_of(due[number])
+                self._deadline_head = keys.time_of(entry)
                 break
             name = keys.rest_of(entry)
             regression = self._regression(name, name.decode())
@@ -637,13 +650,12 @@ class Fold:
             self._cached -= len(regression.rows)
             del self._regressions[name]
 
-
-_HANDLERS = {
-    b"job-live": Fold._job_live,
-    b"job-finish": Fold._job_finish,
-    b"batch-job-finish": Fold._batch_job_finish,
-    b"regr-start": Fold._regr_start,
-    b"regr-update": Fold._regr_update,
-    b"regr-finish": Fold._regr_finish,
-    b"regr-tank": Fold._regr_tank,
-}
+    _HANDLERS: ClassVar[Mapping[bytes, Callable[["Fold", Regression, Record], bool | None]]] = {
+        b"job-live": _job_live,
+        b"job-finish": _job_finish,
+        b"batch-job-finish": _batch_job_finish,
+        b"regr-start": _regr_start,
+        b"regr-update": _regr_update,
+        b"regr-finish": _regr_finish,
+        b"regr-tank": _regr_tank,
+    }

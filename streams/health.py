@@ -29,11 +29,23 @@ class Metrics(Collector):
     def collect(self) -> "Iterable[Metric]":
         """The metrics, read from the worker's own figures."""
         partitions = list(self._worker.ready.values())
-        yield GaugeMetricFamily("livejobs_partitions_assigned", "Partitions that the group gave to this worker.", len(self._worker.assigned))
-        yield GaugeMetricFamily("livejobs_partitions_ready", "Partitions whose store is open and up to date.", len(partitions))
-        lag = GaugeMetricFamily("livejobs_partition_queued_batches", "Batches fetched and not yet applied.", labels=["partition"])
-        age = GaugeMetricFamily("livejobs_partition_commit_age_seconds", "Time since the last committed transaction.", labels=["partition"])
-        what = CounterMetricFamily("livejobs_messages", "Messages that were not simply applied, by what became of them.", labels=["partition", "outcome"])
+        yield GaugeMetricFamily(
+            "livejobs_partitions_assigned", "Partitions that the group gave to this worker.", len(self._worker.assigned)
+        )
+        yield GaugeMetricFamily(
+            "livejobs_partitions_ready", "Partitions whose store is open and up to date.", len(partitions)
+        )
+        lag = GaugeMetricFamily(
+            "livejobs_partition_queued_batches", "Batches fetched and not yet applied.", labels=["partition"]
+        )
+        age = GaugeMetricFamily(
+            "livejobs_partition_commit_age_seconds", "Time since the last committed transaction.", labels=["partition"]
+        )
+        what = CounterMetricFamily(
+            "livejobs_messages",
+            "Messages that were not simply applied, by what became of them.",
+            labels=["partition", "outcome"],
+        )
         for partition in partitions:
             lag.add_metric([str(partition.number)], partition.queued)
             age.add_metric([str(partition.number)], time.monotonic() - partition.committed_at)
@@ -54,7 +66,9 @@ class Health:
     async def start(self) -> None:
         """Serve until the process ends."""
         app = web.Application()
-        app.add_routes([web.get("/live", self._live), web.get("/ready", self._ready), web.get("/metrics", self._metrics)])
+        app.add_routes(
+            [web.get("/live", self._live), web.get("/ready", self._ready), web.get("/metrics", self._metrics)]
+        )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         host, port = split_address(self._worker.config.worker.healthbind)
@@ -63,7 +77,8 @@ class Health:
 
     async def _live(self, _: web.Request) -> web.Response:
         stalled = [
-            partition.number for partition in self._worker.ready.values()
+            partition.number
+            for partition in self._worker.ready.values()
             if partition.queued and time.monotonic() - partition.committed_at > STALL_SECONDS
         ]
         return web.json_response({"live": not stalled, "stalled": stalled}, status=503 if stalled else 200)

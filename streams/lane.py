@@ -1,14 +1,14 @@
 """The batch lane: Faust with one message a fetched batch, and with the partitions opened and acknowledged by us.
 
-Faust's own path costs four asyncio tasks a message, acknowledges what an agent failed on, and restores tables one record at a time. The lane keeps its app,
-agents, assignment and timers, and replaces three things in its consumer: a fetched partition batch is *one* message; a partition is fetched only once its store
-is open (`Owner.open_all`), from the offset that the store says; committing is nothing, for the transaction has done it (`streams.commit`).
+Faust's own path costs four asyncio tasks a message, acknowledges what an agent failed on, and restores tables one
+record at a time. The lane keeps its app, agents, assignment and timers, and replaces three things in its consumer: a
+fetched partition batch is *one* message; a partition is fetched only once its store is open (`Owner.open_all`), from
+the offset that the store says; committing is nothing, for the transaction has done it (`streams.commit`).
 """
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import aiokafka
 import faust
@@ -68,17 +68,29 @@ class BatchCodec(Codec):
 
 
 class LaneThread(AIOKafkaConsumerThread):
-    """Faust's consumer thread, with a consumer that reads committed and keeps partitions where they are in a rebalance."""
+    """Faust's consumer thread; its consumer reads committed, and keeps partitions where they are in a rebalance."""
 
-    def _create_worker_consumer(self, transport: Transport) -> aiokafka.AIOKafkaConsumer:
+    app: "LaneApp"
+
+    def _create_worker_consumer(self, _transport: Transport) -> aiokafka.AIOKafkaConsumer:
         config = self.app.owner.config
         self._assignor = StickyPartitionAssignor
         return aiokafka.AIOKafkaConsumer(
-            **client_options(config.kafka), group_id=config.kafka.group, group_instance_id=config.worker.instanceid or None,
-            partition_assignment_strategy=[StickyPartitionAssignor], enable_auto_commit=False, auto_offset_reset="earliest",
-            isolation_level="read_committed", max_partition_fetch_bytes=FETCH_BYTES_MAX, fetch_max_wait_ms=500, check_crcs=True,
-            session_timeout_ms=int(SESSION_SECONDS * 1000), heartbeat_interval_ms=int(SESSION_SECONDS * 250),
-            rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000), max_poll_interval_ms=300_000, request_timeout_ms=40_000,
+            **client_options(config.kafka),
+            group_id=config.kafka.group,
+            group_instance_id=config.worker.instanceid or None,
+            partition_assignment_strategy=[StickyPartitionAssignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            fetch_max_wait_ms=500,
+            check_crcs=True,
+            session_timeout_ms=int(SESSION_SECONDS * 1000),
+            heartbeat_interval_ms=int(SESSION_SECONDS * 250),
+            rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000),
+            max_poll_interval_ms=300_000,
+            request_timeout_ms=40_000,
         )
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -87,6 +99,9 @@ class LaneThread(AIOKafkaConsumerThread):
 
 class LaneConsumer(Consumer):
     """Faust's consumer with one message a partition batch."""
+
+    app: "LaneApp"
+    _thread: LaneThread
 
     def _new_consumer_thread(self) -> LaneThread:
         return LaneThread(self, loop=self.loop, beacon=self.beacon)
@@ -105,18 +120,26 @@ class LaneConsumer(Consumer):
         tp = TopicPartition(self.app.owner.topic, number)
         await self._thread.call_thread(self._seek_now, tp, offset)
 
+    async def leave(self) -> None:
+        """Leave the group, so that others get the partitions at once."""
+        await self._thread.call_thread(self._thread._ensure_consumer().stop)
+
     async def _seek_now(self, tp: TopicPartition, offset: int) -> None:
         self._thread._ensure_consumer().seek(tp, offset)
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  Faust's signature
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         ready = self.app.owner.ready
-        wanted = {tp for tp in active_partitions or () if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX}
+        wanted = {
+            tp
+            for tp in active_partitions or ()
+            if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX
+        }
         if not wanted:
             await self.sleep(0.01)
             return {}
         return await super()._getmany(wanted, min(timeout, 0.2))
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109  Faust's signature
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message a partition: its value is the Batch, its offset the last record's."""
         fetched, _ = await self._wait_next_records(timeout)
         if not fetched or self.should_stop:
@@ -134,16 +157,32 @@ class LaneConsumer(Consumer):
                 await self._refuse_gap(tp, start)
             partition.fetch_offset = records[-1].offset + 1
             partition.queued += 1
-            yield tp, ConsumerMessage(
-                tp.topic, tp.partition, records[-1].offset, records[-1].timestamp / 1000, 1, [], None, Batch(partition, start, records), None, 0, 0, tp,
-                generation_id=self.app.consumer_generation_id,
+            yield (
+                tp,
+                ConsumerMessage(
+                    tp.topic,
+                    tp.partition,
+                    records[-1].offset,
+                    records[-1].timestamp / 1000,
+                    1,
+                    [],
+                    None,
+                    cast("bytes", Batch(partition, start, records)),
+                    None,
+                    0,
+                    0,
+                    tp,
+                    generation_id=self.app.consumer_generation_id,
+                ),
             )
 
     async def _refuse_gap(self, tp: TP, start: int) -> None:
         """A gap before a batch is a transaction's marker, unless messages were removed before we read them."""
         first = (await self.earliest_offsets(tp))[tp]
         if first > start:
-            self.app.owner.fail(RuntimeError(f"{tp.topic} partition {tp.partition}: messages {start} to {first} were removed before they were read"))
+            self.app.owner.fail(
+                RuntimeError(f"{tp.topic} partition {tp.partition}: messages {start} to {first} were removed unread")
+            )
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Faust notes each offset that it did not see; ours are inside the batches."""
@@ -155,7 +194,7 @@ class LaneConsumer(Consumer):
             self._unacked_messages.discard(message)
         return True
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+    async def _commit(self, _offsets: Mapping[TP, int]) -> bool:
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
@@ -181,13 +220,19 @@ def faust_settings(config: Any) -> dict[str, Any]:
     """The Faust settings of the worker: its own web server, topic creation, tables and waits are off."""
     context: ssl.SSLContext | None = client_options(config.kafka).get("ssl_context")
     return {
-        "broker": [f"kafka://{broker.strip()}" for broker in config.kafka.brokers.split(",")], "ssl_context": context, "web_enabled": False,
-        "topic_allow_declare": False, "topic_disable_leader": True, "table_standby_replicas": 0, "stream_wait_empty": False, "stream_recovery_delay": 0.0,
-        "broker_session_timeout": SESSION_SECONDS, "broker_heartbeat_interval": SESSION_SECONDS / 4, "broker_commit_interval": 3600.0,
-        "stream_buffer_maxsize": 64, "broker_max_poll_records": BATCH_RECORDS_MAX, "value_serializer": BatchCodec(), "store": "memory://",
+        "broker": [f"kafka://{broker.strip()}" for broker in config.kafka.brokers.split(",")],
+        "ssl_context": context,
+        "web_enabled": False,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "table_standby_replicas": 0,
+        "stream_wait_empty": False,
+        "stream_recovery_delay": 0.0,
+        "broker_session_timeout": SESSION_SECONDS,
+        "broker_heartbeat_interval": SESSION_SECONDS / 4,
+        "broker_commit_interval": 3600.0,
+        "stream_buffer_maxsize": 64,
+        "broker_max_poll_records": BATCH_RECORDS_MAX,
+        "value_serializer": BatchCodec(),
+        "store": "memory://",
     }
-
-
-async def in_thread_or_loop(awaitable: Any) -> Any:
-    """Await a coroutine so that cancelling the caller does not cancel it."""
-    return await asyncio.shield(asyncio.ensure_future(awaitable))

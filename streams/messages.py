@@ -1,7 +1,8 @@
 """Messages in: what a body must be, and what is read from it (pure).
 
-The publisher refuses by these rules and the worker rejects by them: there is one set. msgspec's types check most of it while decoding; what JSON itself leaves
-open (duplicate keys, depth) is checked here, without a second parse where the text allows it.
+The publisher refuses by these rules and the worker rejects by them: there is one set. msgspec's types check most of
+it while decoding; what JSON itself leaves open (duplicate keys, depth) is checked here, without a second parse where
+the text allows it.
 """
 
 import json
@@ -27,9 +28,9 @@ TYPES = REGRESSION_TYPES | {"job-live", "job-finish", "batch-job-finish"}
 REJECT_CODES = {
     "bad-type": "no `type` header, or an unknown or reserved type",
     "bad-key": "the key is empty or no UTF-8",
-    "bad-json": "not the JSON that the type needs: invalid, not UTF-8, a key twice in one object, NaN, nested deeper than 64",
+    "bad-json": "no valid JSON in UTF-8, or with a key twice in one object, NaN, or nested deeper than 64",
     "bad-field": "a field is missing, of the wrong type, out of range, or not allowed in this type",
-    "too-large": "over a limit: a key 1 KiB, a job's body 512 KiB, a message 1 MiB, a signature 256 bytes, a regression's fields 64 KiB",
+    "too-large": "over a limit: a key 1 KiB, a job 512 KiB, a message 1 MiB, a signature 256 bytes, `fields` 64 KiB",
     "sealed": "the regression's job rows were dropped, its statistics are final",
 }
 """The closed list of reject codes, and what each means."""
@@ -44,6 +45,9 @@ class Reject(ValueError):  # noqa: N818  the name of what happens to the message
 
 
 T = TypeVar("T")
+_NUMBERS = ("compute_ms", "runtime_ms", "cycles", "exit_code")
+_IDENTITY = ("start_time", "category", "jobdir", "seed", "config")
+
 Text = str | None
 Count = int | float | None
 
@@ -132,7 +136,7 @@ def check_key(key: bytes | None) -> str:
 
 
 def check(kind: str, body: bytes) -> None:
-    """Raise Reject if the worker would reject a message of this type with this body; for a batch, at its first bad job."""
+    """Raise Reject if the worker would reject a message of this type and body; for a batch, at its first bad job."""
     if kind == "job-live":
         live(body)
     elif kind == "job-finish":
@@ -150,7 +154,13 @@ def check(kind: str, body: bytes) -> None:
         if len(_encode(fields)) > FIELDS_BYTES_MAX:
             raise Reject("too-large", f"fields: more than {FIELDS_BYTES_MAX} bytes")
     else:
-        raise Reject("bad-type", f"type {kind[:64]!r}: allowed are {', '.join(sorted(TYPES))}")
+        refuse_type(kind.encode(errors="replace"))
+
+
+def refuse_type(kind: bytes) -> NoReturn:
+    """Raise Reject for a type that is none."""
+    shown = kind[:64].decode(errors="replace")
+    raise Reject("bad-type", f"type {shown!r}: allowed are {', '.join(sorted(TYPES))}")
 
 
 def live(body: bytes | None) -> tuple[Job, list[str]]:
@@ -229,38 +239,40 @@ def _plain(value: Any) -> Any:
 
 
 def _job(body: bytes | None) -> tuple[Job, list[str]]:
+    """A job, and its identity inside its regression: uniqueid, or the five key fields."""
     if not body:
         raise Reject("bad-json", "body: empty, a JSON object is needed")
     if len(body) > JOB_BYTES_MAX:
         raise Reject("too-large", f"body: {len(body)} bytes, allowed are {JOB_BYTES_MAX}")
     values = _object(body)
     job = _typed(values, Job)
-    if (job.start_time is not None and job.start_time.tzinfo is None) or (
-        job.finish_time is not None and job.finish_time.tzinfo is None
-    ):
-        name = "start_time" if job.start_time is not None and job.start_time.tzinfo is None else "finish_time"
-        raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed")
-    if job.compute_ms is not None:
-        job.compute_ms = _number("compute_ms", job.compute_ms)
-    if job.runtime_ms is not None:
-        job.runtime_ms = _number("runtime_ms", job.runtime_ms)
-    if job.cycles is not None:
-        job.cycles = _number("cycles", job.cycles)
-    if job.exit_code is not None:
-        job.exit_code = _number("exit_code", job.exit_code)
-    if job.seed is not None and type(job.seed) is not str:
-        job.seed = bytes(_decode_seed(body).seed).decode()
+    if job.start_time is not None and job.start_time.tzinfo is None:
+        _refuse_time("start_time")
+    if job.finish_time is not None and job.finish_time.tzinfo is None:
+        _refuse_time("finish_time")
+    for name in _NUMBERS:
+        value = getattr(job, name)
+        if value is not None:
+            setattr(job, name, _number(name, value))
+    seed = job.seed
+    if seed is not None and type(seed) is not str:
+        seed = job.seed = bytes(_decode_seed(body).seed).decode()
     if job.uniqueid:
         return job, [job.uniqueid]
-    if job.start_time is None or job.seed is None or job.config is None or not job.category or not job.jobdir:
-        for name in ("start_time", "category", "jobdir", "seed", "config"):
-            value = getattr(job, name)
-            if value is None or (not value and name in ("category", "jobdir")):
-                raise Reject(
-                    "bad-field",
-                    f"{name}: missing (a job needs uniqueid, or start_time, category, jobdir, seed and config)",
-                )
-    return job, [values["start_time"], job.category, job.jobdir, job.seed, job.config]  # type: ignore[list-item]
+    category, jobdir, config = job.category, job.jobdir, job.config
+    if job.start_time is None or not category or not jobdir or seed is None or config is None:
+        _refuse_identity(job)
+    return job, [values["start_time"], category, jobdir, seed, config]
+
+
+def _refuse_time(name: str) -> NoReturn:
+    raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed")
+
+
+def _refuse_identity(job: Job) -> NoReturn:
+    given = (job.start_time, job.category or None, job.jobdir or None, job.seed, job.config)
+    name = _IDENTITY[given.index(None)]
+    raise Reject("bad-field", f"{name}: missing (a job needs uniqueid, or {', '.join(_IDENTITY)})")
 
 
 def _number(name: str, value: float) -> int:
@@ -283,7 +295,8 @@ def _object(body: bytes) -> dict[str, Any]:
     values = _value(body)
     if type(values) is not dict:
         raise Reject("bad-field", "body: a JSON object is needed")
-    # As many `":` as keys, and no white space before a colon: then each key of the object stands there once, and it holds no other object.
+    # As many `":` as keys, and no white space before a colon: then each key of the object stands there once, and
+    # it holds no other object.
     # One byte is found much faster than two, so white space is looked for first.
     if (
         body.count(b'":') != len(values)
@@ -314,13 +327,14 @@ def _refuse_duplicates(body: bytes) -> None:
 
 
 def _refuse_depth(value: object) -> None:
-    level, depth = [value], 0
+    level: list[Any] = [value]
+    depth = 0
     while level:
         level = [item for item in level if isinstance(item, dict | list)]
         depth += bool(level)
         if depth > DEPTH_MAX:
             raise Reject("bad-json", f"body: nested deeper than {DEPTH_MAX}")
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]  # type: ignore[attr-defined]
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
 
 
 def _typed(values: dict[str, Any], type_: type[T]) -> T:

@@ -246,15 +246,15 @@ async def _blocks(descriptor: int) -> AsyncIterator[bytes]:
     threading.Thread(target=read, daemon=True).start()
     while True:
         try:
-            block = await asyncio.wait_for(queue.get(), IDLE_SECONDS)
+            item = await asyncio.wait_for(queue.get(), IDLE_SECONDS)
         except TimeoutError:
             yield b""
             continue
-        if isinstance(block, OSError):
-            raise block
-        if not block:
+        if isinstance(item, OSError):
+            raise item
+        if not item:
             return
-        yield block
+        yield item
 
 
 def _listed(tally: spool.Tally) -> Iterator[str]:

@@ -191,6 +191,7 @@ class Publisher:
     async def post(self, message: Message) -> None:
         """Take a message that is checked; otherwise as `send`."""
         self.raise_undelivered([message])
+        self._running()
         partition = self._partition(message.regression)
         batch = self._open.get(partition)
         self._taken += 1
@@ -225,13 +226,16 @@ class Publisher:
     def _open_batch(self, partition: int) -> _Batch:
         """A new batch to fill; the one before it goes. It lingers for a moment, for messages that follow at once."""
         self._seal(partition)
-        if self._producer is None:
-            raise RuntimeError("the publisher is not open: use it in `async with`")
         loop = asyncio.get_running_loop()
-        batch = _Batch(self._producer.create_batch(), loop.time() + self._delivery_seconds)
+        batch = _Batch(self._running().create_batch(), loop.time() + self._delivery_seconds)
         self._open[partition] = batch
         loop.call_later(LINGER_SECONDS, self._seal, partition, batch)
         return batch
+
+    def _running(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("the publisher is not open: use it in `async with`")
+        return self._producer
 
     def _seal(self, partition: int, only: _Batch | None = None) -> None:
         """Queue the open batch of a partition (if it is `only`) to be sent."""
@@ -259,7 +263,7 @@ class Publisher:
         except TimeoutError:
             self._fail(f"no acknowledgement from {self._kafka.brokers} within {self._delivery_seconds:g} s")
         except KafkaError as error:
-            self._fail(f"{self._topic} at {self._kafka.brokers} refuses: {_text(error)}")
+            self._fail(f"the Kafka broker at {self._kafka.brokers} does not take messages: {_text(error)}")
         except Exception as error:  # noqa: BLE001  whatever it is, the messages are not delivered
             self._fail(f"sending failed: {_text(error)}")
         finally:
@@ -267,8 +271,9 @@ class Publisher:
             self._changed.set()
 
     async def _deliver(self, partition: int, batch: _Batch) -> None:
+        producer = self._running()
         async with asyncio.timeout_at(batch.deadline):
-            acknowledgement = await self._producer.send_batch(batch.builder, self._topic, partition=partition)
+            acknowledgement = await producer.send_batch(batch.builder, self._topic, partition=partition)
             await acknowledgement
 
     def _fail(self, reason: str) -> None:
@@ -331,8 +336,8 @@ async def _connect(kafka: Kafka, seconds: float) -> AIOKafkaProducer:
         except KafkaConnectionError:
             failure = BrokerAwayError(f"no Kafka broker answers at {kafka.brokers}{heard}")
         except KafkaError as error:
-            deadline = 0.0
-            failure = BrokerAwayError(f"the Kafka broker at {kafka.brokers} refuses: {_text(error)}")
+            deadline = 0.0  # another attempt would end in the same way
+            failure = BrokerAwayError(f"the Kafka broker at {kafka.brokers} does not take messages: {_text(error)}")
         except BaseException:
             await _close(producer, clean=False)
             raise
@@ -388,4 +393,6 @@ class _LastWords(logging.Handler):
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # str() of aiokafka's errors puts the class before the text.
+    text = str(error.args[0]) if error.args else ""
+    return " ".join(text.split()) or type(error).__name__

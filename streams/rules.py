@@ -24,13 +24,20 @@ class Rules(NamedTuple):
         """The rules that a configuration's section `sigs` gives."""
         hours = sigs.autotimeouthours
         return cls(
-            sigs.enablelivejobs, sigs.livetimeoutsignature, None if hours is None else int(hours * times.HOUR_MS),
-            int(sigs.liveprunedays * times.DAY_MS), int(sigs.retentiondays * times.DAY_MS), int(sigs.statsdays * times.DAY_MS),
+            sigs.enablelivejobs,
+            sigs.livetimeoutsignature,
+            None if hours is None else int(hours * times.HOUR_MS),
+            int(sigs.liveprunedays * times.DAY_MS),
+            int(sigs.retentiondays * times.DAY_MS),
+            int(sigs.statsdays * times.DAY_MS),
         )
 
 
 def deadline(rules: Rules, regression: Regression) -> int:
-    """When to look at a regression again, ms since the epoch; 0: at the next tick, NEVER_MS: not before something happens to it."""
+    """When to look at a regression again, ms since the epoch; 0: at the next tick.
+
+    NEVER_MS: not before something happens to it.
+    """
     if regression.ending is not None or regression.dropping:
         return 0
     if regression.sealed_ms is not None:

@@ -31,7 +31,12 @@ def numbers(job: Job, broker_ms: int) -> Numbers:
     else:
         finish_ms = broker_ms
     return Numbers(
-        int(job.cycles or 0), int(job.compute_ms or 0), int(job.runtime_ms or 0), job.cycles is not None and job.runtime_ms is not None, start_ms, finish_ms,
+        int(job.cycles or 0),
+        int(job.compute_ms or 0),
+        int(job.runtime_ms or 0),
+        job.cycles is not None and job.runtime_ms is not None,
+        start_ms,
+        finish_ms,
     )
 
 
@@ -72,7 +77,11 @@ def extend(regression: Regression, given: Numbers) -> None:
 
 def uncovers(regression: Regression, old: Numbers, new: Numbers) -> bool:
     """Whether taking `old` out for `new` narrows the span, so that its end must be looked for among the other jobs."""
-    start = old.start_ms is not None and old.start_ms == regression.first_start_ms and (new.start_ms is None or new.start_ms > old.start_ms)
+    start = (
+        old.start_ms is not None
+        and old.start_ms == regression.first_start_ms
+        and (new.start_ms is None or new.start_ms > old.start_ms)
+    )
     return start or (old.finish_ms == regression.last_finish_ms and new.finish_ms < old.finish_ms)
 
 

@@ -1,7 +1,8 @@
 """The two state machines: everything that decides where a job or a regression goes next (pure).
 
-Each is a table of its legal moves. `streams.fold` looks a move up, takes what the old state had contributed out of the statistics, and puts in what the
-new one contributes; it knows no other rules of its own about states. The diagrams in the README are drawn from these tables (`diagram`).
+Each is a table of its legal moves. `streams.fold` looks a move up, takes what the old state had contributed out of
+the statistics, and puts in what the new one contributes; it knows no other rules of its own about states. The
+diagrams in the README are drawn from these tables (`diagram`).
 """
 
 from enum import IntEnum
@@ -22,21 +23,23 @@ class JobEvent(IntEnum):
 
 _J, _E = JobState, JobEvent
 
-JOB = MappingProxyType({
-    (_J.ABSENT, _E.LIVE): _J.LIVE,
-    (_J.ABSENT, _E.FINISH): _J.FINISHED,  # a finish without a live message is normal
-    (_J.LIVE, _E.LIVE): _J.LIVE,  # each replaces the record, also an identical one
-    (_J.LIVE, _E.FINISH): _J.FINISHED,
-    (_J.LIVE, _E.JUDGE): _J.JUDGED,  # regr-finish, timeout or tank, with a signature configured
-    (_J.LIVE, _E.PRUNE): _J.ABSENT,
-    (_J.LIVE, _E.DROP): _J.ABSENT,
-    (_J.FINISHED, _E.LIVE): _J.FINISHED,  # too late: changes nothing
-    (_J.FINISHED, _E.FINISH): _J.FINISHED,  # a correction, or identical and nothing
-    (_J.FINISHED, _E.DROP): _J.ABSENT,
-    (_J.JUDGED, _E.LIVE): _J.LIVE,  # the verdict was provisional
-    (_J.JUDGED, _E.FINISH): _J.FINISHED,
-    (_J.JUDGED, _E.DROP): _J.ABSENT,
-})
+JOB = MappingProxyType(
+    {
+        (_J.ABSENT, _E.LIVE): _J.LIVE,
+        (_J.ABSENT, _E.FINISH): _J.FINISHED,  # a finish without a live message is normal
+        (_J.LIVE, _E.LIVE): _J.LIVE,  # each replaces the record, also an identical one
+        (_J.LIVE, _E.FINISH): _J.FINISHED,
+        (_J.LIVE, _E.JUDGE): _J.JUDGED,  # regr-finish, timeout or tank, with a signature configured
+        (_J.LIVE, _E.PRUNE): _J.ABSENT,
+        (_J.LIVE, _E.DROP): _J.ABSENT,
+        (_J.FINISHED, _E.LIVE): _J.FINISHED,  # too late: changes nothing
+        (_J.FINISHED, _E.FINISH): _J.FINISHED,  # a correction, or identical and nothing
+        (_J.FINISHED, _E.DROP): _J.ABSENT,
+        (_J.JUDGED, _E.LIVE): _J.LIVE,  # the verdict was provisional
+        (_J.JUDGED, _E.FINISH): _J.FINISHED,
+        (_J.JUDGED, _E.DROP): _J.ABSENT,
+    }
+)
 
 
 class Phase(IntEnum):
@@ -65,24 +68,27 @@ class RegressionEvent(IntEnum):
 
 _P, _R = Phase, RegressionEvent
 
-REGRESSION = MappingProxyType({
-    **{(_P.UNKNOWN, event): _P.OPEN for event in (_R.START, _R.UPDATE, _R.JOB, _R.TANK)},
-    (_P.UNKNOWN, _R.FINISH): _P.FINISHED,
-    **{(_P.OPEN, event): _P.OPEN for event in (_R.START, _R.START_AGAIN, _R.UPDATE, _R.JOB, _R.TANK)},
-    (_P.OPEN, _R.FINISH): _P.FINISHED,
-    (_P.OPEN, _R.SILENCE): _P.TIMED_OUT,
-    (_P.FINISHED, _R.START): _P.OPEN,
-    **{(_P.FINISHED, event): _P.FINISHED for event in (_R.START_AGAIN, _R.UPDATE, _R.JOB, _R.FINISH, _R.TANK)},
-    (_P.FINISHED, _R.RETENTION): _P.SEALED,
-    **{(_P.TIMED_OUT, event): _P.OPEN for event in (_R.START, _R.UPDATE, _R.JOB, _R.TANK)},  # heard of again
-    (_P.TIMED_OUT, _R.START_AGAIN): _P.TIMED_OUT,
-    (_P.TIMED_OUT, _R.FINISH): _P.FINISHED,
-    (_P.TIMED_OUT, _R.RETENTION): _P.SEALED,
-    (_P.SEALED, _R.START): _P.OPEN,  # a new run with empty statistics
-    (_P.SEALED, _R.TANK): _P.SEALED,
-    (_P.SEALED, _R.STATS_END): _P.UNKNOWN,
-})
-"""START_AGAIN is a regr-start that is a duplicate (see `streams.fold`). A pair that is not here: the message is rejected as `sealed`."""
+REGRESSION = MappingProxyType(
+    {
+        **{(_P.UNKNOWN, event): _P.OPEN for event in (_R.START, _R.UPDATE, _R.JOB, _R.TANK)},
+        (_P.UNKNOWN, _R.FINISH): _P.FINISHED,
+        **{(_P.OPEN, event): _P.OPEN for event in (_R.START, _R.START_AGAIN, _R.UPDATE, _R.JOB, _R.TANK)},
+        (_P.OPEN, _R.FINISH): _P.FINISHED,
+        (_P.OPEN, _R.SILENCE): _P.TIMED_OUT,
+        (_P.FINISHED, _R.START): _P.OPEN,
+        **{(_P.FINISHED, event): _P.FINISHED for event in (_R.START_AGAIN, _R.UPDATE, _R.JOB, _R.FINISH, _R.TANK)},
+        (_P.FINISHED, _R.RETENTION): _P.SEALED,
+        **{(_P.TIMED_OUT, event): _P.OPEN for event in (_R.START, _R.UPDATE, _R.JOB, _R.TANK)},  # heard of again
+        (_P.TIMED_OUT, _R.START_AGAIN): _P.TIMED_OUT,
+        (_P.TIMED_OUT, _R.FINISH): _P.FINISHED,
+        (_P.TIMED_OUT, _R.RETENTION): _P.SEALED,
+        (_P.SEALED, _R.START): _P.OPEN,  # a new run with empty statistics
+        (_P.SEALED, _R.TANK): _P.SEALED,
+        (_P.SEALED, _R.STATS_END): _P.UNKNOWN,
+    }
+)
+"""START_AGAIN is a regr-start that is a duplicate (see `streams.fold`). A pair that is not here: the message is
+rejected as `sealed`."""
 
 
 def diagram(table: MappingProxyType, unknown: IntEnum) -> str:  # type: ignore[type-arg]

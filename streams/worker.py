@@ -1,7 +1,7 @@
 """The worker: a Faust app whose agent applies batches and whose timer sends ticks.
 
-An unexpected error ends the process before anything is acknowledged; a supervisor starts it again, and the transaction makes that exact. So there is no retry
-here, and no state to mend.
+An unexpected error ends the process before anything is acknowledged; a supervisor starts it again, and the
+transaction makes that exact. So there is no retry here, and no state to mend.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import faust
 import uvloop
@@ -25,7 +25,7 @@ from livejobs.streams.commit import Partition
 from livejobs.streams.config import Config
 from livejobs.streams.health import Health
 from livejobs.streams.kafka import client_options
-from livejobs.streams.lane import Batch, BatchCodec, LaneApp, faust_settings
+from livejobs.streams.lane import Batch, BatchCodec, LaneApp, LaneConsumer, faust_settings
 from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
@@ -103,6 +103,10 @@ class Worker:
         else:
             partition.tick_offset = future.result().offset
 
+    @property
+    def _consumer(self) -> LaneConsumer:
+        return cast("LaneConsumer", self.app.consumer)
+
     # ------------------------------------------------------------------ partitions come and go
 
     def open_all(self, numbers: set[int]) -> None:
@@ -118,7 +122,7 @@ class Worker:
             async with self._opening_slots:
                 partition = await Partition.open(number, self.partitions, self.config, await self._committed(number))
                 try:
-                    await self.app.consumer.start_at(number, partition.next_offset)
+                    await self._consumer.start_at(number, partition.next_offset)
                 except asyncio.CancelledError:
                     await partition.close()
                     raise
@@ -171,8 +175,7 @@ class Worker:
         await self.close_all()
         if self._ticks is not None:
             await self._ticks.stop()
-        thread = self.app.consumer._thread
-        await thread.call_thread(thread._ensure_consumer().stop)
+        await self._consumer.leave()
         log.info("stopped")
         logging.shutdown()
         os._exit(0)
@@ -188,12 +191,14 @@ class _FaustWorker(faust.Worker):
             self.loop.add_signal_handler(number, lambda: asyncio.ensure_future(self.owner.stop(), loop=self.loop))
 
 
-def run(config: Config) -> int:
-    """Run one worker until a signal ends it; raises TopicsError and ConfigError before it starts."""
+def run(config: Config) -> NoReturn:
+    """Run one worker until a signal ends the process; raises TopicsError and ConfigError before it starts."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)  # warns of each retry, and Kafka 4 makes it retry once a transaction
+    logging.getLogger("aiokafka.producer.sender").setLevel(
+        logging.ERROR
+    )  # warns of each retry, and Kafka 4 makes it retry once a transaction
     uvloop.install()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -201,11 +206,7 @@ def run(config: Config) -> int:
     worker = Worker(config, partitions)
     health = Health(worker)
 
-    @worker.app.task
-    async def serve_health() -> None:
-        await health.start()
-
-    faust_worker = _FaustWorker(worker.app, loop=loop, loglevel="WARNING", console_port=None, quiet=True)
+    worker.app.task(health.start)
+    faust_worker = _FaustWorker(worker.app, loop=loop, loglevel="WARNING", quiet=True)
     faust_worker.owner = worker
     faust_worker.execute_from_commandline()
-    return 0

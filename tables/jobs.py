@@ -1,7 +1,7 @@
 """Job rows: what is known of one job, and its bytes (pure).
 
-The value of a row in the store is the value of its record in the `jobs` topic. A live row has sixteen bytes more in front: the time of its ``P`` entry (see
-`tables.keys`), and the ending that spares it.
+The value of a row in the store is the value of its record in the `jobs` topic. A live row has sixteen bytes more in
+front: the time of its ``P`` entry (see `tables.keys`), and the ending that spares it.
 """
 
 import struct
@@ -50,7 +50,7 @@ class JobRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class JobPrivate(msgspec.Struct, omit_defaults=True):
-    """The header `livejobs.state` of a `jobs` record; present only while its regression's live jobs are being ended in steps."""
+    """The header `livejobs.state` of a `jobs` record; only while live jobs are being ended in steps."""
 
     spared: int = 0
     """Version of the ending that must not judge this job, because it was heard of after it."""
@@ -59,11 +59,25 @@ class JobPrivate(msgspec.Struct, omit_defaults=True):
 class Row:
     """One job in memory. `body` is None where only the store has it."""
 
-    __slots__ = ("body", "dirty", "first_seen", "result", "seen_ms", "signature", "spared", "state", "stored", "updated_ms", "verdict")
+    __slots__ = (
+        "body",
+        "dirty",
+        "first_seen",
+        "result",
+        "seen_ms",
+        "signature",
+        "spared",
+        "state",
+        "stored",
+        "updated_ms",
+        "verdict",
+    )
 
     def __init__(self) -> None:
         self.state = JobState.ABSENT
-        self.stored = JobState.ABSENT  # what the store holds: ABSENT, LIVE or FINISHED (which stands for JUDGED as well)
+        self.stored = (
+            JobState.ABSENT
+        )  # what the store holds: ABSENT, LIVE or FINISHED (which stands for JUDGED as well)
         self.dirty = False
         self.result = ""
         self.first_seen = ""
@@ -81,10 +95,21 @@ class Row:
             tail = b'","signature":' + encode_json(self.signature) + b"}"
             if self.verdict is not None:
                 tail = tail[:-1] + b',"verdict":"' + self.verdict.encode() + b'"}'
-        return b"".join((
-            b'{"regression":', name_json, b',"result":"', self.result.encode(), b'","job":', self.body or b"null",
-            b',"first_seen":"', self.first_seen.encode(), b'","updated":"', times.to_text(self.updated_ms).encode(), tail,
-        ))
+        return b"".join(
+            (
+                b'{"regression":',
+                name_json,
+                b',"result":"',
+                self.result.encode(),
+                b'","job":',
+                self.body or b"null",
+                b',"first_seen":"',
+                self.first_seen.encode(),
+                b'","updated":"',
+                times.to_text(self.updated_ms).encode(),
+                tail,
+            )
+        )
 
     def headers(self) -> Headers:
         """The headers of the record in the topic `jobs`."""
@@ -105,7 +130,7 @@ def row_of(live: bytes | None, finished: bytes | None) -> Row:
     row = Row()
     if live is not None:
         row.seen_ms, row.spared = _local.unpack_from(live)
-        record = _decode_record(live[_local.size:])
+        record = _decode_record(live[_local.size :])
         row.state = row.stored = JobState.LIVE
     elif finished is not None:
         record = _decode_record(finished)
@@ -126,7 +151,7 @@ def live_value(seen_ms: int, spared: int, value: bytes) -> bytes:
 
 def record_of(stored: bytes, *, live: bool) -> bytes:
     """The record's value inside a stored value."""
-    return stored[_local.size:] if live else stored
+    return stored[_local.size :] if live else stored
 
 
 def seen_ms_of(live: bytes) -> int:

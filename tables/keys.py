@@ -1,7 +1,7 @@
 """The keys of a partition's store (pure).
 
-One ordered map holds everything; the first byte says which table a key is in. The rest of a row's key is the key of its Kafka record,
-byte for byte, so that a store is rebuilt by copying records.
+One ordered map holds everything; the first byte says which table a key is in. The rest of a row's key is the key of
+its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 
 | first byte | rest of the key | value |
 | --- | --- | --- |
@@ -12,8 +12,8 @@ byte for byte, so that a store is rebuilt by copying records.
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
 | ``M`` | a name | what the store knows of itself |
 
-``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and moves the entry. A heartbeat therefore
-costs no index write.
+``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
+moves the entry. A heartbeat therefore costs no index write.
 """
 
 import struct
@@ -26,8 +26,8 @@ _time = struct.Struct(">Q")
 def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, bytes]:
     """Start (included) and stop (excluded) of the rows of one regression in a job table.
 
-    `prefix` is the beginning of its job keys, ``["name",``; a JSON string ends at its quote, so no other regression's keys begin so.
-    With `after`, a job key, only rows behind it.
+    `prefix` is the beginning of its job keys, ``["name",``; a JSON string ends at its quote, so no other
+    regression's keys begin so. With `after`, a job key, only rows behind it.
     """
     return table + (after + b"\0" if after else prefix), table + prefix[:-1] + b"-"
 

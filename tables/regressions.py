@@ -1,6 +1,7 @@
 """Regression rows: the statistics of one regression, what they do not show, and their bytes (pure).
 
-What travels in the topic `regression-stats` is enough to go on: the value is public, the header `livejobs.state` holds the rest.
+What travels in the topic `regression-stats` is enough to go on: the value is public, the header `livejobs.state`
+holds the rest.
 """
 
 import struct
@@ -23,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StatsRecord(msgspec.Struct, kw_only=True):
-    """A record of the topic `regression-stats`: the current absolute statistics of one regression (null value: forgotten)."""
+    """A record of the topic `regression-stats`: the statistics of one regression (null value: forgotten)."""
 
     regression: str
     """Name of the regression."""
@@ -99,9 +100,41 @@ class Regression:
     """
 
     __slots__ = (
-        "closed_ms", "complete", "compute_ms", "cycles", "deadline_ms", "dirty", "dropping", "ending", "exists", "fail", "fields", "first_start_ms",
-        "heard_ms", "key", "last_finish_ms", "live", "name", "name_json", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows",
-        "runtime_ms", "sealed_ms", "signatures", "skip", "start", "stored", "submitted", "tanked", "touched", "updated_ms", "version",
+        "closed_ms",
+        "complete",
+        "compute_ms",
+        "cycles",
+        "deadline_ms",
+        "dirty",
+        "dropping",
+        "ending",
+        "exists",
+        "fail",
+        "fields",
+        "first_start_ms",
+        "heard_ms",
+        "key",
+        "last_finish_ms",
+        "live",
+        "name",
+        "name_json",
+        "passed",
+        "phase",
+        "prefix",
+        "rate_cycles",
+        "rate_runtime_ms",
+        "rows",
+        "runtime_ms",
+        "sealed_ms",
+        "signatures",
+        "skip",
+        "start",
+        "stored",
+        "submitted",
+        "tanked",
+        "touched",
+        "updated_ms",
+        "version",
     )
 
     def __init__(self, name: str) -> None:
@@ -165,25 +198,45 @@ class Regression:
         """The value of the record in the topic `regression-stats`."""
         judged = self.passed + self.fail
         first, last = self.first_start_ms, self.last_finish_ms
-        return _encode(StatsRecord(
-            regression=self.name, status=self.status, version=self.version, updated=times.to_text(self.updated_ms),
-            live=self.live, passed=self.passed, fail=self.fail, skip=self.skip, finished=self.finished,
-            heard=times.to_text(self.heard_ms), submitted=self.submitted,
-            remaining=None if self.submitted is None else self.submitted - self.finished,
-            pass_rate=self.passed / judged if judged else None,
-            cycles=self.cycles, compute_ms=self.compute_ms, runtime_ms=self.runtime_ms,
-            cycles_per_second=self.rate_cycles * 1000 / self.rate_runtime_ms if self.rate_runtime_ms else None,
-            first_start=None if first is None else times.to_text(first),
-            last_finish=None if last is None else times.to_text(last),
-            duration_ms=None if first is None or last is None else last - first,
-            signatures=self.signatures, fields=self.fields,
-        ))
+        return _encode(
+            StatsRecord(
+                regression=self.name,
+                status=self.status,
+                version=self.version,
+                updated=times.to_text(self.updated_ms),
+                live=self.live,
+                passed=self.passed,
+                fail=self.fail,
+                skip=self.skip,
+                finished=self.finished,
+                heard=times.to_text(self.heard_ms),
+                submitted=self.submitted,
+                remaining=None if self.submitted is None else self.submitted - self.finished,
+                pass_rate=self.passed / judged if judged else None,
+                cycles=self.cycles,
+                compute_ms=self.compute_ms,
+                runtime_ms=self.runtime_ms,
+                cycles_per_second=self.rate_cycles * 1000 / self.rate_runtime_ms if self.rate_runtime_ms else None,
+                first_start=None if first is None else times.to_text(first),
+                last_finish=None if last is None else times.to_text(last),
+                duration_ms=None if first is None or last is None else last - first,
+                signatures=self.signatures,
+                fields=self.fields,
+            )
+        )
 
     def headers(self) -> Headers:
         """The headers of the record in the topic `regression-stats`."""
         private = StatsPrivate(
-            phase=self.phase, tanked=self.tanked, closed_ms=self.closed_ms, sealed_ms=self.sealed_ms, dropping=self.dropping, start=self.start,
-            rate_cycles=self.rate_cycles, rate_runtime_ms=self.rate_runtime_ms, ending=self.ending,
+            phase=self.phase,
+            tanked=self.tanked,
+            closed_ms=self.closed_ms,
+            sealed_ms=self.sealed_ms,
+            dropping=self.dropping,
+            start=self.start,
+            rate_cycles=self.rate_cycles,
+            rate_runtime_ms=self.rate_runtime_ms,
+            ending=self.ending,
         )
         return [(STATE_HEADER, _encode(private))]
 
@@ -205,9 +258,31 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regressio
         if name == STATE_HEADER:
             private = _decode_private(data)
     regression = Regression(record.regression)
-    for field in ("version", "live", "passed", "fail", "skip", "submitted", "cycles", "compute_ms", "runtime_ms", "signatures", "fields"):
+    for field in (
+        "version",
+        "live",
+        "passed",
+        "fail",
+        "skip",
+        "submitted",
+        "cycles",
+        "compute_ms",
+        "runtime_ms",
+        "signatures",
+        "fields",
+    ):
         setattr(regression, field, getattr(record, field))
-    for field in ("phase", "tanked", "closed_ms", "sealed_ms", "dropping", "start", "rate_cycles", "rate_runtime_ms", "ending"):
+    for field in (
+        "phase",
+        "tanked",
+        "closed_ms",
+        "sealed_ms",
+        "dropping",
+        "start",
+        "rate_cycles",
+        "rate_runtime_ms",
+        "ending",
+    ):
         setattr(regression, field, getattr(private, field))
     regression.updated_ms = times.from_text(record.updated)
     regression.heard_ms = times.from_text(record.heard)
@@ -228,7 +303,7 @@ def from_stored(stored: bytes) -> Regression:
     """The regression that a stored row describes."""
     deadline_ms, size = _local.unpack_from(stored)
     start = _local.size
-    regression = from_record(stored[start + size:], [(STATE_HEADER, stored[start:start + size])])
+    regression = from_record(stored[start + size :], [(STATE_HEADER, stored[start : start + size])])
     regression.deadline_ms = deadline_ms
     return regression
 
@@ -237,4 +312,4 @@ def record_of(stored: bytes) -> tuple[bytes, Headers]:
     """The record's value and headers inside a stored row."""
     size = _local.unpack_from(stored)[1]
     start = _local.size
-    return stored[start + size:], [(STATE_HEADER, stored[start:start + size])]
+    return stored[start + size :], [(STATE_HEADER, stored[start : start + size])]

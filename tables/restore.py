@@ -1,6 +1,7 @@
 """Rebuild a store from its two changelog partitions, from where it stands to their ends.
 
-The caller has fenced the predecessor (started the partition's transactional producer) before, so that the ends don't move any more.
+The caller has fenced the predecessor (started the partition's transactional producer) before, so that the ends don't
+move any more.
 """
 
 import time
@@ -48,7 +49,9 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
     consumer.assign(tps)
     first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     if stale(store, int(time.time() * 1000)) or any(
-        not first[log.tp] <= getattr(store.position, log.field) <= end[log.tp] for log in changelogs if getattr(store.position, log.field)
+        not first[log.tp] <= getattr(store.position, log.field) <= end[log.tp]
+        for log in changelogs
+        if getattr(store.position, log.field)
     ):
         store = store.wipe()
     by_tp = {log.tp: log for log in changelogs}
@@ -57,7 +60,12 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
     return store, await _read(consumer, store, by_tp, end)
 
 
-async def _read(consumer: AIOKafkaConsumer, store: Store, by_tp: Mapping[TopicPartition, Changelog], end: Mapping[TopicPartition, int]) -> int:
+async def _read(
+    consumer: AIOKafkaConsumer,
+    store: Store,
+    by_tp: Mapping[TopicPartition, Changelog],
+    end: Mapping[TopicPartition, int],
+) -> int:
     read = 0
     moved_at, before = time.monotonic(), None
     while True:

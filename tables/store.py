@@ -1,7 +1,8 @@
 """The store of one partition: an ordered map of bytes in RocksDB, written atomically.
 
-Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the broker time of the last record, and what it was
-made with. Budgets are small and fixed: a worker may own hundreds of stores.
+Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the
+broker time of the last record, and what it was made with. Budgets are small and fixed: a worker may own hundreds of
+stores.
 """
 
 import shutil
@@ -59,7 +60,10 @@ class Store:
         stored = self._db.get(_META)
         self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
         if self.position.format != FORMAT:
-            raise StoreError(f"{path}: format {self.position.format}, this version writes {FORMAT}: delete the folder, it is rebuilt from Kafka")
+            raise StoreError(
+                f"{path}: format {self.position.format}, this version writes {FORMAT}: "
+                "delete the folder, it is rebuilt from Kafka"
+            )
         self.get = self._db.get
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:

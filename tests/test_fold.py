@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import model as model_of
 from histories import Message, histories
 from histories import rules as rule_sets
-from hypothesis import given, settings
+from hypothesis import given
 from memory import MemoryMap, Record
 from model import Model
 
@@ -21,7 +21,6 @@ from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys
-
 
 
 def record_of(message: Message) -> Record:
@@ -42,7 +41,9 @@ class Core:
     def reopen(self) -> None:
         self.fold = Fold(self.rules, self.map, partition=0, partitions=1)
 
-    def apply(self, messages: Iterable[Message], cuts: set[int] = frozenset(), restarts: set[int] = frozenset()) -> None:
+    def apply(
+        self, messages: Iterable[Message], cuts: set[int] = frozenset(), restarts: set[int] = frozenset()
+    ) -> None:
         for number, message in enumerate(messages):
             record = record_of(message)
             while not self.fold.apply(record):
@@ -65,7 +66,13 @@ class Core:
         for _, _, headers in changes.rejects:
             head = dict(headers)
             index = head.get("livejobs.batch.index")
-            self.rejects.append((head["__streams.errors.exception"].decode(), int(head["__streams.errors.offset"]), None if index is None else int(index)))
+            self.rejects.append(
+                (
+                    head["__streams.errors.exception"].decode(),
+                    int(head["__streams.errors.offset"]),
+                    None if index is None else int(index),
+                )
+            )
 
     def restored(self) -> "Core":
         """A core rebuilt from the two topics alone."""
@@ -130,7 +137,9 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
 
 
 @given(rules=rule_sets(), messages=histories(), seed=st.integers(0, 2**32), step=st.sampled_from([1, 10_000]))
-def test_batch_boundaries_restarts_and_restores_do_not_matter(rules: Any, messages: list[Message], seed: int, step: int) -> None:
+def test_batch_boundaries_restarts_and_restores_do_not_matter(
+    rules: Any, messages: list[Message], seed: int, step: int
+) -> None:
     with patch.object(fold, "ENDING_STEP", step):
         _boundaries(rules, messages, Random(seed))
 
@@ -140,7 +149,11 @@ def _boundaries(rules: Any, messages: list[Message], random: Random) -> None:
     whole.apply(messages)
     numbers = range(len(messages))
     cut = Core(whole.rules)
-    cut.apply(messages, cuts=set(random.sample(numbers, random.randint(0, len(messages)))), restarts=set(random.sample(numbers, random.randint(0, len(messages)))))
+    cut.apply(
+        messages,
+        cuts=set(random.sample(numbers, random.randint(0, len(messages)))),
+        restarts=set(random.sample(numbers, random.randint(0, len(messages)))),
+    )
     assert (cut.jobs, cut.stats, cut.rejects) == (whole.jobs, whole.stats, whole.rejects)
     at = random.randint(0, len(messages))
     first = Core(whole.rules)
