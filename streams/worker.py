@@ -5,6 +5,7 @@ transaction makes that exact. So there is no retry here, and no state to mend.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -128,9 +129,7 @@ class Worker:
                     raise
             self.ready[number] = partition
             log.info("partition %d is ready at offset %d", number, partition.next_offset)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 
     async def _committed(self, number: int) -> int | None:
@@ -155,7 +154,7 @@ class Worker:
         self.assigned = set()
         try:
             await asyncio.gather(*(partition.close() for partition in partitions))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
@@ -207,6 +206,11 @@ def run(config: Config) -> NoReturn:
     health = Health(worker)
 
     worker.app.task(health.start)
-    faust_worker = _FaustWorker(worker.app, loop=loop, loglevel="WARNING", quiet=True)
-    faust_worker.owner = worker
-    faust_worker.execute_from_commandline()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)  # rows live long and hold no cycles
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:  # for Faust's spinner
+        faust_worker = _FaustWorker(
+            worker.app, loop=loop, override_logging=False, redirect_stdouts=False, quiet=True, stdout=nowhere
+        )
+        faust_worker.owner = worker
+        faust_worker.execute_from_commandline()

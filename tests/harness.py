@@ -312,6 +312,7 @@ class Site:
         self.partitions = partitions
         kafka = {"brokers": bootstrap, "topicprefix": f"t{uuid.uuid4().hex[:8]}-", "partitions": partitions}
         self._sections: dict[str, dict[str, Any]] = {"sigs": SIGS if sigs is None else sigs, "kafka": kafka, "worker": {"tickseconds": tickseconds}}
+        self._sections["tunnel"] = {"spool": str(folder / "spool")}
         self.config_file = self._write("site", {})
         self.config = configuration.load(self.config_file)
         self.rules = Rules.of(self.config.sigs)

@@ -72,7 +72,12 @@ def test_rows_are_counted_and_summed() -> None:
         row("pass", finished("c", cycles=9)),
         row("skip", finished("d")),
         row("fail", finished("e", "fail"), signature="broken"),
-        row("fail", {"uniqueid": "f", "result": "live", "start_time": "2020-01-01T00:00:00Z"}, signature="T", verdict="timeout"),
+        row(
+            "fail",
+            {"uniqueid": "f", "result": "live", "start_time": "2020-01-01T00:00:00Z"},
+            signature="T",
+            verdict="timeout",
+        ),
     )
     right: dict[str, Any] = {
         "live": 1, "pass": 2, "fail": 2, "skip": 1, "finished": 5, "pass_rate": 0.5, "cycles": 509, "compute_ms": 7,
@@ -81,9 +86,17 @@ def test_rows_are_counted_and_summed() -> None:
         "duration_ms": 7_200_000, "signatures": {"broken": 1, "T": 1},
     }  # fmt: skip
     assert counted(*rows, **right) == []
-    for name, wrong in (("live", 2), ("cycles", 508), ("rate_cycles", 1), ("first_start", None), ("signatures", {"T": 2})):
+    for name, wrong in (
+        ("live", 2),
+        ("cycles", 508),
+        ("rate_cycles", 1),
+        ("first_start", None),
+        ("signatures", {"T": 2}),
+    ):
         (line,) = counted(*rows, **{**right, name: wrong})
-        assert line.startswith(f'"r": {"state." if name.startswith("rate") else ""}{name} is {json.dumps(wrong).replace(" ", "")} in stats, ')
+        assert line.startswith(
+            f'"r": {"state." if name.startswith("rate") else ""}{name} is {json.dumps(wrong).replace(" ", "")} in stats, '
+        )
 
 
 def test_a_row_whose_body_is_no_finished_job_is_refused() -> None:
@@ -97,7 +110,11 @@ def test_a_row_whose_body_is_no_finished_job_is_refused() -> None:
         ((b"", b'{"a":1,"b":[2]}'), (b"", b'{"b":[2],"a":1.0}'), []),
         ((b"", b'{"a":1}'), None, ["x: is there in t, missing by job-events"]),
         (None, (b"", b'{"a":1}'), ["x: is missing in t, there by job-events"]),
-        ((b"", b'{"a":1,"c":2}'), (b"", b'{"a":3}'), ["x: a is 1 in t, 3 by job-events", "x: c is 2 in t, absent by job-events"]),
+        (
+            (b"", b'{"a":1,"c":2}'),
+            (b"", b'{"a":3}'),
+            ["x: a is 1 in t, 3 by job-events", "x: c is 2 in t, absent by job-events"],
+        ),
         ((b"", b'{"job":{"k":"v"}}'), (b"", b'{"job":{"k":"w"}}'), ['x: job.k is "v" in t, "w" by job-events']),
         ((b'{"phase":"open"}', b"{}"), (b"", b"{}"), ['x: state.phase is "open" in t, absent by job-events']),
         ((b"", b"no"), (b"", b"{}"), ["x: record is null in t, {} by job-events"]),
@@ -121,7 +138,10 @@ def test_ordered_rows_are_paired_by_key() -> None:
 def test_a_report_lists_a_hundred_and_counts_the_rest() -> None:
     report = verify.Report(checked=2, sealed=1, moved=2)
     assert report.ok
-    assert str(report) == "no differences: 0 messages, 0 job rows, 2 regressions checked, 3 not checked (1 sealed, 2 changed meanwhile)"
+    assert (
+        str(report)
+        == "no differences: 0 messages, 0 job rows, 2 regressions checked, 3 not checked (1 sealed, 2 changed meanwhile)"
+    )
     report.add(f"line {number}" for number in range(130))
     assert (len(report.differences), report.found, report.ok) == (100, 130, False)
     assert str(report).splitlines()[-2] == "... and 30 more"
@@ -154,11 +174,17 @@ def running_worker(config: Config, folder: Path) -> Iterator[subprocess.Popen[by
 def messages_of(name: str, number: int) -> Iterator[tuple[str, Any]]:
     yield "regr-start", {"name": name, "submitted": 8, "queue": "normal"}
     for job in range(8):
-        yield "job-live", {"uniqueid": f"u{job}", "result": "live", "host": f"h{job}", "start_time": f"2026-03-02T08:00:0{job}Z"}
+        yield (
+            "job-live",
+            {"uniqueid": f"u{job}", "result": "live", "host": f"h{job}", "start_time": f"2026-03-02T08:00:0{job}Z"},
+        )
     for job in range(8 - number % 3):
         result = ("pass", "fail", "skip")[(job + number) % 3]
         more = {"fail_message": f"assert {job} at /a/b"} if result == "fail" else {}
-        yield "job-finish", {"uniqueid": f"u{job}", "result": result, "cycles": 100 * job, "runtime_ms": 10 + job, **more}
+        yield (
+            "job-finish",
+            {"uniqueid": f"u{job}", "result": result, "cycles": 100 * job, "runtime_ms": 10 + job, **more},
+        )
     yield "batch-job-finish", [{"uniqueid": "u1", "result": "pass", "cycles": 5}, {"uniqueid": "u1"}]
     if number % 4 == 0:
         yield "regr-finish", {}
@@ -170,7 +196,9 @@ def partition_of(key: bytes) -> int:
     return (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
 
 
-async def send(config: Config, topic: str, records: list[tuple[bytes, bytes | None, list[tuple[str, bytes]], int]]) -> None:
+async def send(
+    config: Config, topic: str, records: list[tuple[bytes, bytes | None, list[tuple[str, bytes]], int]]
+) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=config.kafka.brokers)
     await producer.start()
     try:
@@ -232,7 +260,9 @@ async def folded(config: Config) -> None:
 async def last_records(config: Config, topic: str) -> dict[bytes, tuple[bytes, list[tuple[str, bytes]], int]]:
     """Key -> value, headers and partition of the last record."""
     wanted = await ends(config, topic)
-    consumer = AIOKafkaConsumer(bootstrap_servers=config.kafka.brokers, isolation_level="read_committed", auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=config.kafka.brokers, isolation_level="read_committed", auto_offset_reset="earliest"
+    )
     await consumer.start()
     kept: dict[bytes, tuple[bytes, list[tuple[str, bytes]], int]] = {}
     try:
