@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -67,8 +66,8 @@ class DemoError(RuntimeError):
 def run(config: Config) -> int:
     """Run the demo until a signal ends it: 0; 1 when a part of it failed, 69 when there is no broker to be had.
 
-    Of `config` count the [sigs] if they turn live tracking on, partitions and tickseconds. The broker is one of our own;
-    where Java or Maven is missing, one that runs on this machine at `[kafka] brokers`, on topics that are deleted then.
+    Of `config` count the [sigs] if they turn live tracking on, partitions and tickseconds. The broker is our own; where
+    Java or Maven is missing, one that runs on this machine at `[kafka] brokers`, with topics that are deleted then.
     """
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
@@ -96,7 +95,7 @@ def _say(line: str) -> None:
 
 
 def _own_broker(config: Config, folder: Path) -> Broker | None:
-    """A broker to be started, its jars fetched; None when we can't have one and there may be another on this machine."""
+    """A broker to start, its jars fetched; None when we can't have one and there may be another on this machine."""
     try:
         brokers.find_java()
         brokers.fetch_jars(_say)
@@ -135,8 +134,9 @@ def to_toml(config: Config) -> str:
     for section in ("sigs", "kafka", "worker"):
         values = msgspec.structs.asdict(getattr(config, section))
         lines.append(f"[{section}]")
+        given = ((key, value) for key, value in values.items() if value is not None)
         # JSON's strings, numbers and booleans are TOML's.
-        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given]
     return "\n".join([*lines, ""])
 
 
@@ -153,7 +153,7 @@ class Demo:
         self._publisher: Publisher | None = None
         self._has_topics = False
         self._began = time.monotonic()
-        self._sent: deque[tuple[float, int]] = deque([(self._began, 0)])
+        self._sent: deque[tuple[float, int]] = deque()
 
     async def run(self) -> None:
         """Return after a signal, when all has ended. Raises what made a part fail, then too."""
@@ -273,7 +273,7 @@ class Demo:
         """Messages published, and messages a second over the last seconds."""
         now, count = time.monotonic(), self._publisher.acknowledged if self._publisher is not None else 0
         self._sent.append((now, count))
-        while len(self._sent) > 2 and now - self._sent[1][0] > RATE_SECONDS:  # noqa: PLR2004  two make a rate
+        while len(self._sent) > 2 and now - self._sent[1][0] > RATE_SECONDS:  # noqa: PLR2004  a rate needs two
             self._sent.popleft()
         then, before = self._sent[0]
         return count, (count - before) / max(now - then, 0.001)
@@ -299,14 +299,14 @@ class Demo:
             await self._end_broker(self.broker, left(BROKER_END_SECONDS))
 
     async def _end_worker(self, seconds: float) -> None:
-        worker, deadline = self._worker, time.monotonic() + seconds
+        worker = self._worker
         if worker is None:
             return
-        while worker.poll() is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        if worker.poll() is None:
+        try:
+            await asyncio.to_thread(worker.wait, seconds)
+        except subprocess.TimeoutExpired:
             os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
+            worker.wait()
 
     async def _end_broker(self, broker: Broker, seconds: float) -> None:
         if self._starting is not None:

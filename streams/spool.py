@@ -10,8 +10,8 @@ Records between `sent` and `end` are to be sent. An append writes behind `end`, 
 a crash leaves behind `end` does not count and is cut off. A damaged header is made anew from the records: then some are
 sent twice, which changes no result.
 
-Two locks, both advisory and released by the system when a process dies: `.lck` for a moment around each change, `.snd`
-held by the one process that sends the log. Sending is at least once and in the order of the log.
+Two locks, which end with their process: `.lck` for a moment around each change, `.snd` held by the one process that
+sends the log. Sending is at least once and in the order of the log.
 """
 
 import asyncio
@@ -67,7 +67,8 @@ class Spool:
         self.directory, self._bytes_max, self._say = Path(directory), bytes_max, say
         # A topic's name may have 249 characters, a file's 255.
         self.path = self.directory / f"{topic}.log"
-        self._sender: BinaryIO | None = None
+        self.sender: BinaryIO | None = None
+        """The held lock while this is the process that sends the log."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._locked():
@@ -113,20 +114,19 @@ class Spool:
         except BlockingIOError:
             file.close()
             return False
-        self._sender = file
+        self.sender = file
         return True
-
-    @property
-    def is_sender(self) -> bool:
-        """Whether this is the process that sends the log."""
-        return self._sender is not None
 
     def sending_ends(self) -> None:
         """Let others send. A log that was sent in part is made shorter when at least half of it is of no use."""
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            with sender:
+        sender, self.sender = self.sender, None
+        if sender is None:
+            return
+        with sender:
+            try:
                 self._shorten()
+            except SpoolError as error:
+                self._say(str(error))  # no harm: the log stays as long as it is
 
     def first(self, bytes_max: int = CHUNK_BYTES) -> tuple[list[Message], int]:
         """The oldest messages, and the offset behind them for `sent_up_to`; only for who sends. Raises SpoolError."""
@@ -338,7 +338,7 @@ async def _send(
     """Raises BrokerAwayError, and Undelivered only with messages out of `chunks`; SpoolError before any of them."""
     try:
         async with publisher:
-            if spool is not None and spool.is_sender:
+            if spool is not None and spool.sender is not None:
                 await _drain(publisher, outcome, spool)
             before = publisher.acknowledged
             try:

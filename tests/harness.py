@@ -58,8 +58,8 @@ class Record(NamedTuple):
     @property
     def kind(self) -> str | None:
         """The `type` header's text, the last one's if there are several."""
-        kinds = [data.decode(errors="replace") for name, data in self.headers if name == "type"]
-        return kinds[-1] if kinds else None
+        kinds = [data for name, data in self.headers if name == "type"]
+        return kinds[-1].decode(errors="replace") if kinds and kinds[-1] is not None else None
 
 
 class Sent(NamedTuple):
@@ -194,7 +194,8 @@ class Reader:
     def close(self) -> None:
         """Stop following."""
         self._stopped = True
-        self._pumping.result()
+        with contextlib.suppress(Exception):  # whoever waited has seen it
+            self._pumping.result()
         self._background.run(self._consumer.stop())
 
 
@@ -456,6 +457,10 @@ class Site:
     def jobs(self, regression: str) -> dict[str, Any]:
         """The records of a regression's jobs, up to now: by uniqueid, or by the tuple of the five key fields."""
         self.reader.read_to_the_end(self.reader.jobs)
+        return self.jobs_seen(regression)
+
+    def jobs_seen(self, regression: str) -> dict[str, Any]:
+        """The same of what has been read: for a predicate of `wait_for`."""
         found = {}
         for key, value in list(self.reader.jobs.last.items()):
             name, *parts = json.loads(key)
@@ -499,15 +504,7 @@ class Site:
 
     def committed(self) -> dict[int, int]:
         """The group's committed offset of each partition; 0 where there is none."""
-        return self.background.run(self._committed())
-
-    async def _committed(self) -> dict[int, int]:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.config.kafka.brokers)
-        await admin.start()
-        try:
-            offsets = await admin.list_consumer_group_offsets(self.config.kafka.group)
-        finally:
-            await admin.close()
+        offsets = self.admin("list_consumer_group_offsets", self.config.kafka.group)
         known = {tp.partition: found.offset for tp, found in offsets.items() if tp.topic == self.config.kafka.events_topic}
         return {number: max(0, known.get(number, 0)) for number in range(self.partitions)}
 
@@ -516,6 +513,18 @@ class Site:
         committed = self.committed()
         self.reader.read_to_the_end(self.reader.events)
         return sum(record.offset >= committed[record.partition] and record.kind != TICK for record in self.reader.events.records)
+
+    async def _admin(self, what: str, arguments: tuple[Any, ...]) -> Any:
+        client = AIOKafkaAdminClient(bootstrap_servers=self.config.kafka.brokers)
+        await client.start()
+        try:
+            return await getattr(client, what)(*arguments)
+        finally:
+            await client.close()
+
+    def admin(self, what: str, *arguments: Any) -> Any:
+        """What a method of Kafka's admin client returns."""
+        return self.background.run(self._admin(what, arguments))
 
     def wait_for_no_lag(self, seconds: float = 2 * SECONDS) -> None:
         """Return when the workers have committed all messages."""

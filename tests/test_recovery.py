@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from harness import SECONDS, SIGNATURE, STOP_SECONDS_MAX, Site, WorkerProcess
 
 from livejobs.streams import topics
@@ -228,19 +228,6 @@ def test_sigterm_ends_an_idle_worker_and_one_that_waits_for_partitions(site: Sit
 # --- refusals: one clear line, and no start ---------------------------------------------------------------------------
 
 
-async def _admin(site: Site, what: str, *arguments: Any) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=site.config.kafka.brokers)
-    await admin.start()
-    try:
-        await getattr(admin, what)(*arguments)
-    finally:
-        await admin.close()
-
-
-def admin(site: Site, what: str, *arguments: Any) -> None:
-    site.background.run(_admin(site, what, *arguments))
-
-
 def assert_refused(worker: WorkerProcess, *words: str) -> None:
     assert worker.wait() != 0
     lines = [line for line in worker.output().splitlines() if all(word in line for word in words)]
@@ -258,7 +245,7 @@ def bare(broker: Broker, tmp_path: Path) -> Iterator[Site]:
 def test_topics_with_different_partition_counts_are_refused(bare: Site) -> None:
     made = topics.wanted(bare.config)
     new = [NewTopic(topic.name, 3 if topic.name == bare.config.kafka.jobs_topic else 2, 1, topic_configs=topic.settings) for topic in made]
-    admin(bare, "create_topics", new)
+    bare.admin("create_topics", new)
     assert_refused(bare.start(), "must have the same number of partitions", f"{bare.config.kafka.jobs_topic} 3")
 
 
@@ -268,7 +255,7 @@ def test_events_without_the_brokers_clock_are_refused(bare: Site) -> None:
         NewTopic(topic.name, 2, 1, topic_configs={**topic.settings, **({"message.timestamp.type": "CreateTime"} if "job-events" in topic.name else {})})
         for topic in made
     ]
-    admin(bare, "create_topics", new)
+    bare.admin("create_topics", new)
     assert_refused(bare.start(), bare.config.kafka.events_topic, "LogAppendTime", "CreateTime")
 
 
@@ -282,7 +269,7 @@ def test_topics_that_have_grown_since_the_state_was_made_are_refused(broker: Bro
         site.stats("run", site.send("regr-start", "run"))
         worker.stop()
         for topic in (site.config.kafka.events_topic, site.config.kafka.jobs_topic, site.config.kafka.stats_topic):
-            admin(site, "create_partitions", {topic: NewPartitions(total_count=3)})
+            site.admin("create_partitions", {topic: NewPartitions(total_count=3)})
         again = site.start()
         assert again.wait() != 0
         assert "made with 2 partitions" in again.output(), again.tail()

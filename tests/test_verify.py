@@ -4,8 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from livejobs.streams.messages import Reject
 from livejobs.tables import jobs
 
 SECONDS = 60.0
+LOAD_SECONDS = 10.0
 WORKER = "import sys; from livejobs.streams import config, worker; worker.run(config.load(sys.argv[1], environ={}))"
 SIGS = {"sigs.enablelivejobs": True, "sigs.livetimeoutsignature": "LIVE Job Timeout or Missing"}
 REGRESSIONS = 12
 PARTITIONS = 3
 MakeConfig = Callable[..., Config]
 Kept = tuple[bytes, bytes]
+Forged = tuple[bytes, bytes | None, list[tuple[str, bytes]], int]  # key, value, headers, partition
 
 
 # ---------------------------------------------------------------------------------------------------- what is compared
@@ -43,10 +47,10 @@ def finished(uniqueid: str, result: str = "pass", **more: Any) -> dict[str, Any]
 
 
 def statistics(**fields: Any) -> Kept:
-    record = {
-        "live": 0, "pass": 0, "fail": 0, "skip": 0, "finished": 0, "submitted": None, "remaining": None, "pass_rate": None,
-        "cycles": 0, "compute_ms": 0, "runtime_ms": 0, "cycles_per_second": None, "first_start": None,
-        "last_finish": None, "duration_ms": None, "signatures": {},
+    record: dict[str, Any] = {
+        "live": 0, "pass": 0, "fail": 0, "skip": 0, "finished": 0, "submitted": None, "remaining": None,
+        "pass_rate": None, "cycles": 0, "compute_ms": 0, "cycles_per_second": None, "first_start": None,
+        "runtime_ms": 0, "last_finish": None, "duration_ms": None, "signatures": {},
     }  # fmt: skip
     state = {name: fields.pop(name) for name in ("rate_cycles", "rate_runtime_ms") if name in fields}
     return json.dumps(state).encode(), json.dumps(record | fields).encode()
@@ -94,9 +98,8 @@ def test_rows_are_counted_and_summed() -> None:
         ("signatures", {"T": 2}),
     ):
         (line,) = counted(*rows, **{**right, name: wrong})
-        assert line.startswith(
-            f'"r": {"state." if name.startswith("rate") else ""}{name} is {json.dumps(wrong).replace(" ", "")} in stats, '
-        )
+        field = f"state.{name}" if name.startswith("rate") else name
+        assert line.startswith(f'"r": {field} is {json.dumps(wrong, separators=(",", ":"))} in stats, ')
 
 
 def test_a_row_whose_body_is_no_finished_job_is_refused() -> None:
@@ -139,8 +142,8 @@ def test_a_report_lists_a_hundred_and_counts_the_rest() -> None:
     report = verify.Report(checked=2, sealed=1, moved=2)
     assert report.ok
     assert (
-        str(report)
-        == "no differences: 0 messages, 0 job rows, 2 regressions checked, 3 not checked (1 sealed, 2 changed meanwhile)"
+        str(report) == "no differences: 0 messages, 0 job rows, 2 regressions checked, "
+        "3 not checked (1 sealed, 2 changed meanwhile)"
     )
     report.add(f"line {number}" for number in range(130))
     assert (len(report.differences), report.found, report.ok) == (100, 130, False)
@@ -158,7 +161,8 @@ def running_worker(config: Config, folder: Path) -> Iterator[subprocess.Popen[by
     path.write_text(
         f"[kafka]\nbrokers = '{kafka.brokers}'\ntopicprefix = '{kafka.topicprefix}'\npartitions = {kafka.partitions}\n"
         f"[worker]\ndatadir = '{config.worker.datadir}'\ntickseconds = 0.2\nhealthbind = '127.0.0.1:0'\n"
-        f"[sigs]\nenablelivejobs = {str(sigs.enablelivejobs).lower()}\nlivetimeoutsignature = '{sigs.livetimeoutsignature}'\n"
+        f"[sigs]\nenablelivejobs = {str(sigs.enablelivejobs).lower()}\n"
+        f"livetimeoutsignature = '{sigs.livetimeoutsignature}'\n"
         f"retentiondays = {sigs.retentiondays}\n"
     )
     with (folder / "worker.log").open("wb") as out:
@@ -193,12 +197,10 @@ def messages_of(name: str, number: int) -> Iterator[tuple[str, Any]]:
 
 
 def partition_of(key: bytes) -> int:
-    return (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
+    return int(murmur2(key) & 0x7FFFFFFF) % PARTITIONS
 
 
-async def send(
-    config: Config, topic: str, records: list[tuple[bytes, bytes | None, list[tuple[str, bytes]], int]]
-) -> None:
+async def send(config: Config, topic: str, records: list[Forged]) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=config.kafka.brokers)
     await producer.start()
     try:
@@ -210,7 +212,7 @@ async def send(
 
 async def send_history(config: Config, first: int, count: int) -> None:
     everyone = [(f"night/{n}", list(messages_of(f"night/{n}", n))) for n in range(first, first + count)]
-    records = [
+    records: list[Forged] = [
         (name.encode(), json.dumps(body).encode(), [("type", kind.encode())], partition_of(name.encode()))
         for at in range(30) for name, messages in everyone for kind, body in messages[at : at + 1]
     ]  # fmt: skip
@@ -331,25 +333,28 @@ def test_forged_records_are_found(site: Config) -> None:
     name, job = b"night/3", b'["night/3","u0"]'
     value, headers, at = stats[name]
     record = json.loads(value)
-    state = json.loads(dict(headers)["livejobs.state"])
+    state = dict(headers)["livejobs.state"]
     row_value, row_headers, _ = rows[job]
-    elsewhere = (at + 1) % PARTITIONS
+    elsewhere, new = (at + 1) % PARTITIONS, b"night/404"
+    skip = changed(row_value, result="skip", first_seen="2020-01-01T00:00:00.000Z")
+    cycles = changed(row_value, job={"uniqueid": "u0", "result": "pass", "cycles": 77})
+    lost = f'"night/3" job ["u0"]: is missing in {jobs_topic}, there by job-events'
     cases: list[tuple[str, bytes, bytes | None, list[tuple[str, bytes]], int, list[str]]] = [
         (stats_topic, name, changed(value, live=record["live"] + 1), headers, at, [
             f'"night/3": live is {record["live"] + 1} in {stats_topic}, {record["live"]} by job-events',
             f'"night/3": live is {record["live"] + 1} in {stats_topic}, {record["live"]} by the rows of {jobs_topic}',
         ]),
         (stats_topic, name, changed(value, status="COMPLETE"), headers, at, ["status"]),
-        (stats_topic, name, value, [("livejobs.state", json.dumps({**state, "tanked": True}).encode())], at, ["state.tanked"]),
+        (stats_topic, name, value, [("livejobs.state", changed(state, tanked=True))], at, ["state.tanked"]),
         (stats_topic, name, changed(value, version=record["version"] + 10**6), headers, at, ["version"]),
         (stats_topic, name, b"{", headers, at, ["none of ours"]),
         (stats_topic, name, changed(value, heard="yesterday"), headers, at, ["none of ours"]),
         (stats_topic, name, None, [], at, ["is missing"]),
-        (stats_topic, b"night/404", changed(value, regression="night/404"), headers, partition_of(b"night/404"), ['"night/404": is there']),
+        (stats_topic, new, changed(value, regression="night/404"), headers, partition_of(new), ["is there"]),
         (stats_topic, name, value, headers, elsewhere, ["its key belongs to another"]),
-        (jobs_topic, job, None, [], at, [f'"night/3" job ["u0"]: is missing in {jobs_topic}, there by job-events', "by the rows"]),
-        (jobs_topic, job, changed(row_value, result="skip", first_seen="2020-01-01T00:00:00.000Z"), row_headers, at, ["result", "by the rows"]),
-        (jobs_topic, job, changed(row_value, job={"uniqueid": "u0", "result": "pass", "cycles": 77}), row_headers, at, ["job.cycles is 77", "cycles_per"]),
+        (jobs_topic, job, None, [], at, [lost, "by the rows"]),
+        (jobs_topic, job, skip, row_headers, at, ["result", "by the rows"]),
+        (jobs_topic, job, cycles, row_headers, at, ["job.cycles is 77", "by the rows"]),
         (jobs_topic, job, row_value, [("livejobs.state", b'{"spared":9}')], at, ["state.spared is 9"]),
         (jobs_topic, job, b"[]", row_headers, at, ["none of ours"]),
         (jobs_topic, b'["night/3","new"]', row_value, row_headers, at, ['["new"]: is there', "by the rows"]),
@@ -365,7 +370,7 @@ def test_forged_records_are_found(site: Config) -> None:
             assert any(part in line for line in report.differences), (part, str(report))
         original = {stats_topic: stats, jobs_topic: rows}[topic].get(key)
         here = original is not None and original[2] == partition
-        again = (key, original[0], original[1], partition) if original and here else (key, None, [], partition)
+        again: Forged = (key, original[0], original[1], partition) if original and here else (key, None, [], partition)
         asyncio.run(send(site, topic, [again]))
     report = verify.run(site)
     assert report.ok, str(report)
@@ -391,3 +396,30 @@ def test_a_group_without_offsets_has_folded_nothing(make_config: MakeConfig) -> 
     asyncio.run(send_history(config, 0, 1))
     report = verify.run(config)
     assert (report.ok, report.events, report.checked, report.not_checked) == (True, 0, 0, 0)
+
+
+def test_a_system_under_load_is_clean(make_config: MakeConfig, tmp_path: Path) -> None:
+    """From before the first commit on, while messages come without a pause."""
+    config = make_config(SIGS)
+    stop = threading.Event()
+
+    def load() -> None:
+        first = 0
+        while not stop.is_set():
+            asyncio.run(send_history(config, first, 2 * REGRESSIONS))  # each regression gets its messages twice
+            first += REGRESSIONS
+
+    with running_worker(config, tmp_path), ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        try:
+            until = time.monotonic() + LOAD_SECONDS
+            while time.monotonic() < until:
+                report = verify.run(config)
+                assert report.ok, str(report)
+            assert report.checked > 0
+        finally:
+            stop.set()
+        loading.result()
+        asyncio.run(folded(config))
+        report = verify.run(config)
+    assert (report.ok, report.not_checked) == (True, 0), str(report)
