@@ -3,6 +3,7 @@
 import contextlib
 
 import msgspec
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -12,11 +13,11 @@ from livejobs.tables.regressions import StatsRecord
 
 REGRESSIONS_MAX = 5_000
 ROWS_MIN = 3
-FRAME_LINES = 7
-"""Lines of the screen that are no rows, and one for the cursor."""
+FRAME_LINES = 6
+"""Lines of the screen that are no rows, the cursor's among them."""
 
 _STYLES = {"LIVE": "bold green", "COMPLETE": "cyan", "ABORTED": "bold red", "TANKED": "magenta"}
-_COLUMNS = ("Live", "Pass", "Fail", "Skip", "Left", "Pass rate", "Elapsed", "Heard")
+_COLUMNS = ("Live", "Pass", "Fail", "Skip", "Left", "Pass%", "Elapsed", "Heard")
 
 
 class Board:
@@ -62,7 +63,7 @@ class Board:
 
     def screen(self, height: int, now_ms: int, events: int, events_a_second: float, footer: str) -> Group:
         """A table of the regressions that changed last, as many as fit, and the totals below it."""
-        table = Table(expand=True)
+        table = Table(expand=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("Regression", no_wrap=True, ratio=1)
         table.add_column("Status", no_wrap=True, min_width=8)
         for name in _COLUMNS:
@@ -83,9 +84,9 @@ def _row(record: StatsRecord, now_ms: int) -> tuple[str | Text, ...]:
         Text(f"{record.fail:,}", style="red" if record.fail else ""),
         f"{record.skip:,}",
         _or_dash(record.remaining),
-        "-" if record.pass_rate is None else f"{record.pass_rate:.1%}",
+        "-" if record.pass_rate is None else f"{100 * record.pass_rate:.1f}",
         _elapsed(record, now_ms),
-        _span(now_ms - times.from_text(record.heard)) + " ago",
+        _span(now_ms - times.from_text(record.heard)),
     )
 
 

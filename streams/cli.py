@@ -94,7 +94,7 @@ def _code_of(error: Exception) -> int | None:
         return BAD_CONFIG
     if "BrokerAwayError" in names or "KafkaError" in names:
         return AWAY
-    if names & {"BrokerError", "TopicsError", "VerifyError"}:
+    if names & {"BrokerError", "DemoError", "TopicsError", "VerifyError"}:
         return AWAY
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("livejobs"):
         error.args = (f"{error.name} is not installed: this command needs `pip install livejobs[worker]`",)
@@ -288,7 +288,7 @@ def verify(config_file: str | None, settings: tuple[str, ...], *, as_json: bool)
             import dataclasses
             import json
 
-            click.echo(json.dumps({**dataclasses.asdict(report), "ok": report.ok}))
+            click.echo(json.dumps({**dataclasses.asdict(report), "not_checked": report.not_checked, "ok": report.ok}))
         else:
             click.echo(str(report))
         sys.exit(0 if report.ok else DIFFERENT)

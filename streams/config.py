@@ -124,9 +124,9 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The publisher. `spool` empty: nothing is kept on disk when the broker is away."""
+    """The publisher. Without `spool` nothing is kept on disk when the broker is away."""
 
-    spool: str = "spool"
+    spool: str | None = None
     spoolbytes: int = 1 << 30
     socket: str | None = None
     bind: str | None = None

@@ -176,8 +176,12 @@ class Demo:
             self._starting = asyncio.get_running_loop().run_in_executor(None, self.broker.start)
             await asyncio.shield(self._starting)
         _say("creating the topics")
-        self._has_topics = True
-        await topics.create(self.config)
+        self._has_topics = True  # some of them, whatever ends it
+        try:
+            await topics.create(self.config)
+        except topics.BrokerAwayError:
+            self._has_topics = False
+            raise
         _say("starting a worker and the farm; Ctrl-C ends it all")
         self._start_worker()
         watch = asyncio.create_task(self._watch())

@@ -252,9 +252,7 @@ class _Farm:
         )
 
 
-def events(
-    seed: int, *, jobs_a_second: float, start: datetime, regressions: int | None = None
-) -> Iterator[Event]:
+def events(seed: int, *, jobs_a_second: float, start: datetime, regressions: int | None = None) -> Iterator[Event]:
     """The farm's messages in the order of their times; without `regressions` there is no end.
 
     `start` (aware) is what the times in the messages count from. All live jobs of a lost or tanked regression, and some

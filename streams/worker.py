@@ -33,6 +33,7 @@ from livejobs.tables.store import StoreError
 EXIT_FAILED = 70
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
+COORDINATOR_SECONDS = 30.0
 OPENING_MAX = 4
 """Partitions restored at the same time."""
 
@@ -136,13 +137,24 @@ class Worker:
         admin = AIOKafkaAdminClient(**client_options(self.config.kafka))
         await admin.start()
         try:
-            offsets = await admin.list_consumer_group_offsets(self.config.kafka.group)
+            offsets = await self._group_offsets(admin)
         finally:
             await admin.close()
         for tp, committed in offsets.items():
             if tp.topic == self.topic and tp.partition == number and committed.offset >= 0:
                 return int(committed.offset)
         return None
+
+    async def _group_offsets(self, admin: AIOKafkaAdminClient) -> Any:
+        """What the group has committed; a new broker needs some time to find the group's coordinator."""
+        deadline = asyncio.get_running_loop().time() + COORDINATOR_SECONDS
+        while True:
+            try:
+                return await admin.list_consumer_group_offsets(self.config.kafka.group)
+            except KafkaError as error:
+                if not error.retriable or asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
 
     async def close_all(self) -> None:
         """Give all partitions back: what is at work is finished first."""

@@ -3,6 +3,10 @@
 One worker serves all tests, with two partitions; the last test proves that it was never started again and that the naive model agrees with every record.
 """
 
+import os
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from harness import Headers, Record, Sent, Site
+from harness import SECONDS, Headers, Record, Sent, Site
 from histories import AMBIGUOUS, BAD_JOBS, BAD_LIVES, BAD_REGRESSIONS, NO_JSON
 
 from livejobs.streams.broker import Broker
@@ -279,6 +283,37 @@ def test_whatever_the_time_the_worker_goes_on(body: bytes, wild: Site) -> None:
 def test_whatever_the_headers_the_worker_goes_on(headers: Any, wild: Site) -> None:
     wild.send(None, "wild", GOOD, headers=headers)
     survives(wild)
+
+
+# Only a client that checks nothing can send it, so this one is aiokafka's slow path with a name that encodes itself as it likes.
+RAW_HEADER_NAME = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+
+class Name(str):
+    def encode(self, *_):
+        return b"\\xff\\xfe"
+
+async def main():
+    async with AIOKafkaProducer(bootstrap_servers=sys.argv[1]) as producer:
+        headers = [(Name("x"), b"1"), ("type", b"job-finish")]
+        await producer.send_and_wait(sys.argv[2], key=b"wild", value=sys.argv[3].encode(), headers=headers)
+
+asyncio.run(main())
+"""
+
+
+def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(broker: Broker, tmp_path: Path) -> None:
+    with Site(broker.bootstrap, tmp_path, partitions=1) as site:  # no reader of ours: it could not read it either
+        worker = site.start().ready()
+        arguments = [broker.bootstrap, site.config.kafka.events_topic, GOOD.decode()]
+        subprocess.run([sys.executable, "-c", RAW_HEADER_NAME, *arguments], env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"}, check=True)
+        sent = site.send("job-finish", "wild", done("after"))
+        deadline = time.monotonic() + SECONDS
+        while site.committed()[0] <= sent.offset:
+            worker.assert_running()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_forged_tick_does_no_harm(wild: Site) -> None:

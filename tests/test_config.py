@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         "",
     )
     assert (web.bind, web.datadir) == ("127.0.0.1:8080", "view")
-    assert (tunnel.spool, tunnel.spoolbytes) == ("spool", 1073741824)
+    assert (tunnel.spool, tunnel.spoolbytes) == (None, 1073741824)
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(tmp_path: Path) -> None:

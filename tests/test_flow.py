@@ -14,7 +14,6 @@ from harness import Sent, Site
 from livejobs.streams.broker import Broker
 from livejobs.streams.publish import Publisher
 
-NAME = "myrun/123"
 JOB = {
     "start_time": "2021-05-07T02:00:11.123-05:00", "category": "sim", "config": "sim +rand +tbuf +seed=123", "seed": "123",
     "build": "mybuild", "testgroup": "mytestgroup", "host": "farm-7",
@@ -48,10 +47,10 @@ NOTHING = {
     "cycles_per_second": None, "first_start": None, "last_finish": None, "duration_ms": None, "signatures": {},
 }
 FIRST = "Error: timeout at <hex> in <hierarchy>"
-REGRESSION = {"name": NAME, "submitted": 5, "queue": "fast"}
+REGRESSION = {"name": "nightly", "submitted": 5, "queue": "fast"}
 # The messages, and what each changes in the record; all else stays as it was.
 FLOW: list[tuple[str, Any, dict[str, Any]]] = [
-    ("regr-start", REGRESSION, {"regression": NAME, "submitted": 5, "fields": REGRESSION, "live": 0, **NOTHING}),
+    ("regr-start", REGRESSION, {"submitted": 5, "fields": REGRESSION, "live": 0, **NOTHING}),
     *(("job-live", job(number, result="live"), {"live": number}) for number in range(1, 6)),
     ("job-finish", finish(1, "pass"), {"pass": 1, "pass_rate": 1.0, **sums(1)}),
     ("job-finish", finish(2, "fail"), {"fail": 1, "pass_rate": 0.5, "signatures": {FIRST: 1}, **sums(2)}),
@@ -65,15 +64,15 @@ FLOW: list[tuple[str, Any, dict[str, Any]]] = [
 class Library:
     """Publishes with the library."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
-        self._site = site
+    def __init__(self, site: Site, name: str, folder: Path) -> None:
+        self._site, self._name = site, name
 
     def publish(self, kind: str, body: bytes) -> None:
         """Return when the broker has it."""
 
         async def send() -> None:
             async with Publisher(self._site.config.kafka) as publisher:
-                await publisher.send(kind, NAME, body)
+                await publisher.send(kind, self._name, body)
 
         self._site.background.run(send())
 
@@ -81,8 +80,8 @@ class Library:
 class Tunnel:
     """Publishes as a Simscope flow does: one call of `livejobs-tunnel` a message."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
-        self._site, self._folder = site, folder
+    def __init__(self, site: Site, name: str, folder: Path) -> None:
+        self._site, self._name, self._folder = site, name, folder
 
     def publish(self, kind: str, body: bytes) -> None:
         """Return when the broker has it."""
@@ -90,14 +89,14 @@ class Tunnel:
         file.write_bytes(body)
         command = [sys.executable, "-c", "from livejobs.streams.tunnel_cli import main; main()", f"--config={self._site.config_file}"]
         done = subprocess.run(
-            [*command, "--publish", kind, f"--regression={NAME}", str(file)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [*command, "--publish", kind, f"--regression={self._name}", str(file)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def site(broker: Broker, tmp_path: Path) -> Iterator[Site]:
-    with Site(broker.bootstrap, tmp_path) as site:
+@pytest.fixture(scope="module")
+def site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(broker.bootstrap, tmp_path_factory.mktemp("flow")) as site:
         site.start().ready()
         yield site
 
@@ -107,28 +106,33 @@ needs_tunnel = pytest.mark.skipif(find_spec("livejobs.streams.tunnel_cli") is No
 
 @pytest.mark.parametrize("way", [Library, pytest.param(Tunnel, marks=needs_tunnel)])
 def test_the_smallest_full_flow(way: type[Library | Tunnel], site: Site, tmp_path: Path) -> None:
-    farm = way(site, tmp_path)
-    expected: dict[str, Any] = {}
+    name = f"myrun/{way.__name__}"
+    farm = way(site, name, tmp_path)
+    expected: dict[str, Any] = {"regression": name}
     version = -1
     for count, (kind, body, changes) in enumerate(FLOW, 1):
         farm.publish(kind, b"" if body is None else json.dumps(body).encode())
-        sent = site.wait_for(lambda count=count: nth(site, count), what=lambda count=count: f"message {count} in job-events")
-        record = site.stats(NAME, sent)
+        sent = site.wait_for(lambda count=count: nth(site, name, count), what=lambda count=count: f"message {count} in job-events")
+        record = site.stats(name, sent)
         expected |= changes
         assert {**expected, **{field: record[field] for field in ("version", "updated", "heard")}} == record, (count, kind)
         assert version < record["version"] == sent.offset
         version = record["version"]
-        jobs = site.jobs(NAME)
+        jobs = site.jobs(name)
         assert sum(job["result"] == "live" for job in jobs.values()) == record["live"]
         assert len(jobs) == record["live"] + record["finished"]
     key = tuple(job(4)[field] for field in ("start_time", "category", "jobdir", "seed", "config"))
-    assert {**site.jobs(NAME)[key], "regression": NAME, "result": "fail", "job": FLOW[9][1], "signature": "known"} == site.jobs(NAME)[key]
+    assert {**site.jobs(name)[key], "regression": name, "result": "fail", "job": FLOW[9][1], "signature": "known"} == site.jobs(name)[key]
     assert site.reader.rejects.records == []
+
+
+def test_the_model_says_the_same(site: Site) -> None:
+    site.wait_for_no_lag()
     assert site.workers[0].stop()[0] == 0
     site.assert_as_the_model()
 
 
-def nth(site: Site, count: int) -> Sent | None:
+def nth(site: Site, name: str, count: int) -> Sent | None:
     """Where the regression's message number `count` stands, once it is there."""
-    found = [record for record in site.reader.events.records if record.key == NAME.encode()]
+    found = [record for record in site.reader.events.records if record.key == name.encode()]
     return Sent(found[count - 1].partition, found[count - 1].offset) if len(found) >= count else None

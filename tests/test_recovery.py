@@ -165,7 +165,7 @@ def test_a_worker_is_restarted_with(disk: str, site: Site) -> None:
 def test_a_worker_is_killed_and_started_again(site: Site) -> None:
     load = Load(3)
     worker = site.start().ready()
-    for part in load.parts(3):
+    for part in load.parts(2):
         with under_load(site, part):
             worker.kill()
             worker = site.start()
