@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import ConsumerRecord
 
 from livejobs.streams import rules as rules_of
 from livejobs.streams.config import Config
-from livejobs.streams.fold import Changes, Fold, Output
+from livejobs.streams.fold import Fold
 from livejobs.streams.kafka import client_options
+from livejobs.streams.overlay import Changes, Output
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.regressions import NEVER_MS
@@ -31,7 +33,10 @@ RETRY_MS = 10
 """Kafka 4 answers the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
 ask again soon."""
 BATCH_BYTES = 1024 * 1024
+GZIP = 1
 RECORD_BYTES_MAX = 2 * 1024 * 1024
+
+Sent = tuple[asyncio.Future[Any], int]
 
 
 class Partition:
@@ -114,37 +119,45 @@ class Partition:
     async def _transaction(self, changes: Changes, offset: int) -> None:
         producer, kafka = self._producer, self._kafka
         await producer.begin_transaction()
-        sent = [await self._send(kafka.jobs_topic, changes.jobs), await self._send(kafka.stats_topic, changes.stats)]
-        single = [
-            await producer.send(kafka.rejects_topic, key=key, value=value, headers=headers)
-            for key, value, headers in changes.rejects
-        ] + [
-            await producer.send(kafka.events_topic, key=key, value=value, headers=headers, partition=partition)
-            for partition, key, value, headers in changes.reroutes
-        ]
+        jobs_sent = await self._send(kafka.jobs_topic, self.number, changes.jobs)
+        stats_sent = await self._send(kafka.stats_topic, self.number, changes.stats)
+        others: list[Sent] = []
+        if changes.rejects:
+            count = len(await producer.partitions_for(kafka.rejects_topic))
+            others += await self._send(kafka.rejects_topic, self.number % count, changes.rejects)
+        by_partition: dict[int, list[Output]] = {}
+        for partition, key, value, headers in changes.reroutes:
+            by_partition.setdefault(partition, []).append((key, value, headers))
+        for partition, outputs in by_partition.items():
+            others += await self._send(kafka.events_topic, partition, outputs)
         await producer.send_offsets_to_transaction({self._source: offset}, kafka.group)
         await producer.commit_transaction()
-        for future in single:
+        for future, _ in others:
             future.result()
         position = self._store.position
-        for field, batches in zip(("jobs", "stats"), sent, strict=True):
-            for future, count in batches:
-                setattr(position, field, future.result().offset + count)
+        for future, count in jobs_sent:
+            position.jobs = future.result().offset + count
+        for future, count in stats_sent:
+            position.stats = future.result().offset + count
 
-    async def _send(self, topic: str, outputs: list[Output]) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send records to this partition of a topic, in batches; returns the batches' futures and sizes."""
-        if not outputs:
-            return []
+    async def _send(self, topic: str, partition: int, outputs: list[Output]) -> list[Sent]:
+        """Send records to one partition of a topic, in batches; returns the batches' futures and sizes."""
         producer = self._producer
-        sent: list[tuple[asyncio.Future[Any], int]] = []
+        sent: list[Sent] = []
         batch = producer.create_batch()
         for key, value, headers in outputs:
-            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
-                sent.append((await producer.send_batch(batch, topic, partition=self.number), batch.record_count()))
+            if value is not None and len(value) > BATCH_BYTES:
+                # It came in a compressed batch, and fits the topic's limit only in one.
+                big = BatchBuilder(len(value), GZIP, is_transactional=True)
+                big.append(timestamp=None, key=key, value=value, headers=headers)
+                sent.append((await producer.send_batch(big, topic, partition=partition), 1))
+            elif batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                sent.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
                 batch = producer.create_batch()
                 batch.append(timestamp=None, key=key, value=value, headers=headers)
         batch.close()
-        sent.append((await producer.send_batch(batch, topic, partition=self.number), batch.record_count()))
+        if batch.record_count():
+            sent.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
         return sent
 
     async def close(self) -> None:
