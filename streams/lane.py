@@ -25,6 +25,9 @@ BATCH_RECORDS_MAX = 4000
 FETCH_BYTES_MAX = 2 * 1024 * 1024
 QUEUED_BATCHES_MAX = 2
 """Batches of one partition that wait for the agent; then it is not fetched further."""
+IDLE_SECONDS = 0.2
+FULL_SECONDS = 0.01
+"""How long a fetch waits for messages; while some partition's queue is full, only shortly."""
 SESSION_SECONDS = 6.0
 REBALANCE_SECONDS = 60.0
 
@@ -135,9 +138,10 @@ class LaneConsumer(Consumer):
             if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX
         }
         if not wanted:
-            await self.sleep(0.01)
+            await self.sleep(FULL_SECONDS)
             return {}
-        return await super()._getmany(wanted, min(timeout, 0.2))
+        # A full partition may have room before the others have messages: then don't wait for those for long.
+        return await super()._getmany(wanted, IDLE_SECONDS if len(wanted) == len(ready) else FULL_SECONDS)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message a partition: its value is the Batch, its offset the last record's."""

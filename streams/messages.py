@@ -19,6 +19,7 @@ MESSAGE_BYTES_MAX = 1024 * 1024
 FIELDS_BYTES_MAX = 64 * 1024
 DEPTH_MAX = 64
 NUMBER_MAX = 2**63 - 1
+YEAR_MAX = 9999
 
 RESERVED_PREFIX = "_livejobs."
 TICK = "_livejobs.tick"
@@ -246,10 +247,10 @@ def _job(body: bytes | None) -> tuple[Job, list[str]]:
         raise Reject("too-large", f"body: {len(body)} bytes, allowed are {JOB_BYTES_MAX}")
     values = _object(body)
     job = _typed(values, Job)
-    if job.start_time is not None and job.start_time.tzinfo is None:
-        _refuse_time("start_time")
-    if job.finish_time is not None and job.finish_time.tzinfo is None:
-        _refuse_time("finish_time")
+    if job.start_time is not None:
+        _check_time("start_time", job.start_time)
+    if job.finish_time is not None:
+        _check_time("finish_time", job.finish_time)
     for name in _NUMBERS:
         value = getattr(job, name)
         if value is not None:
@@ -265,8 +266,9 @@ def _job(body: bytes | None) -> tuple[Job, list[str]]:
     return job, [values["start_time"], category, jobdir, seed, config]
 
 
-def _refuse_time(name: str) -> NoReturn:
-    raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed")
+def _check_time(name: str, moment: datetime) -> None:
+    if moment.tzinfo is None or not 1 < moment.year < YEAR_MAX:
+        raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed, year 2 to {YEAR_MAX - 1}")
 
 
 def _refuse_identity(job: Job) -> NoReturn:

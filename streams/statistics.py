@@ -26,7 +26,7 @@ def numbers(job: Job, broker_ms: int) -> Numbers:
     start_ms = None if job.start_time is None else times.to_ms(job.start_time)
     if job.finish_time is not None:
         finish_ms = times.to_ms(job.finish_time)
-    elif start_ms is not None and job.runtime_ms is not None:
+    elif start_ms is not None and job.runtime_ms is not None and start_ms + job.runtime_ms <= times.MS_MAX:
         finish_ms = start_ms + int(job.runtime_ms)
     else:
         finish_ms = broker_ms

@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+MS_MAX = 253_402_300_799_999  # the end of the year 9999
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_DAY_MS = 86_400_000
-
-HOUR_MS = 3_600_000
-DAY_MS = _DAY_MS
 
 _last = (-1, "")  # the last text made: the records of a batch share a few timestamps
 

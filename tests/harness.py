@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -81,7 +81,7 @@ class Background:
         """The coroutine's result; raises TimeoutError."""
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, seconds), self._loop).result()
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> "Job[T]":
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> "Job":
         """Let it run beside the test."""
         return Job(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
@@ -130,7 +130,9 @@ class Topic:
         value = json.loads(record.value)
         self.last[record.key] = value
         if before is not None and value.get("version", 0) < before.get("version", 0):
-            self.went_back.append(f"{record.key!r} at {record.partition}/{record.offset}: {before['version']} -> {value['version']}")
+            self.went_back.append(
+                f"{record.key!r} at {record.partition}/{record.offset}: {before['version']} -> {value['version']}"
+            )
 
 
 class Reader:
@@ -149,11 +151,17 @@ class Reader:
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._kafka.brokers, isolation_level="read_committed", auto_offset_reset="earliest", enable_auto_commit=False,
-            fetch_max_wait_ms=250, max_partition_fetch_bytes=4 << 20,
+            bootstrap_servers=self._kafka.brokers,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            fetch_max_wait_ms=250,
+            max_partition_fetch_bytes=4 << 20,
         )
         await consumer.start()
-        consumer.assign([TopicPartition(name, number) for name in self._topics for number in range(self._kafka.partitions)])
+        consumer.assign(
+            [TopicPartition(name, number) for name in self._topics for number in range(self._kafka.partitions)]
+        )
         return consumer
 
     async def _pump(self) -> None:
@@ -201,9 +209,17 @@ class Reader:
 
 def _command(config: Path) -> list[str]:
     if find_spec("livejobs.streams.cli") is not None:
-        return [sys.executable, "-c", "from livejobs.streams.cli import main; main()", "worker", "--config", str(config)]
+        return [
+            sys.executable,
+            "-c",
+            "from livejobs.streams.cli import main; main()",
+            "worker",
+            "--config",
+            str(config),
+        ]
     lines = [
-        "import sys", "from livejobs.streams import config, topics, worker",
+        "import sys",
+        "from livejobs.streams import config, topics, worker",
         "try: sys.exit(worker.run(config.load(sys.argv[1])))",
         "except (config.ConfigError, topics.TopicsError) as error: sys.exit(f'livejobs: {error}')",
     ]
@@ -217,7 +233,11 @@ class WorkerProcess:
         self.config, self.log, self.health = config, log, health
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                _command(config), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                _command(config),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.expected_to_run = True
 
@@ -266,7 +286,11 @@ class WorkerProcess:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values over the labels that are not given."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(name) and all(one in line for one in wanted)]
+        lines = [
+            line
+            for line in self.get("/metrics")[1].splitlines()
+            if line.startswith(name) and all(one in line for one in wanted)
+        ]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def stop(self, seconds: float = SECONDS) -> tuple[int, float]:
@@ -306,13 +330,24 @@ class Site:
     """Topics with a prefix of their own, a producer, a reader, and the workers that a test starts."""
 
     def __init__(
-        self, bootstrap: str, folder: Path, sigs: dict[str, Any] | None = None, *, partitions: int = 2, tickseconds: float = 0.2, create: bool = True
+        self,
+        bootstrap: str,
+        folder: Path,
+        sigs: dict[str, Any] | None = None,
+        *,
+        partitions: int = 2,
+        tickseconds: float = 0.2,
+        create: bool = True,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.partitions = partitions
         kafka = {"brokers": bootstrap, "topicprefix": f"t{uuid.uuid4().hex[:8]}-", "partitions": partitions}
-        self._sections: dict[str, dict[str, Any]] = {"sigs": SIGS if sigs is None else sigs, "kafka": kafka, "worker": {"tickseconds": tickseconds}}
+        self._sections: dict[str, dict[str, Any]] = {
+            "sigs": SIGS if sigs is None else sigs,
+            "kafka": kafka,
+            "worker": {"tickseconds": tickseconds},
+        }
         self._sections["tunnel"] = {"spool": str(folder / "spool")}
         self.config_file = self._write("site", {})
         self.config = configuration.load(self.config_file)
@@ -330,7 +365,7 @@ class Site:
         path.write_text(toml({**self._sections, "worker": {**self._sections["worker"], **worker}}))
         return path
 
-    def __enter__(self) -> "Site":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -370,7 +405,9 @@ class Site:
         return self._producer
 
     async def _open_producer(self) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(bootstrap_servers=self.config.kafka.brokers, acks="all", max_request_size=4 << 20, max_batch_size=2 << 20)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.config.kafka.brokers, acks="all", max_request_size=4 << 20, max_batch_size=2 << 20
+        )
         await producer.start()
         return producer
 
@@ -380,7 +417,13 @@ class Site:
         return int((murmur2(key) & 0x7FFFFFFF) % self.partitions)
 
     def send(
-        self, kind: str | None, regression: str | bytes | None, body: Any = None, *, partition: int | None = None, headers: Headers | None = None
+        self,
+        kind: str | None,
+        regression: str | bytes | None,
+        body: Any = None,
+        *,
+        partition: int | None = None,
+        headers: Headers | None = None,
     ) -> Sent:
         """Send one message and wait until the broker has it. A body that is no bytes is written as JSON; None is none.
 
@@ -392,7 +435,9 @@ class Site:
         head = ([] if kind is None else [("type", kind.encode())]) + (headers or [])
         return self.background.run(self._send(self.producer, number, key, value, head))
 
-    async def _send(self, producer: AIOKafkaProducer, partition: int, key: bytes | None, value: bytes | None, headers: Headers) -> Sent:
+    async def _send(
+        self, producer: AIOKafkaProducer, partition: int, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> Sent:
         batch = producer.create_batch()  # `send` takes no message without key and value
         assert batch.append(timestamp=None, key=key, value=value, headers=headers) is not None
         batch.close()
@@ -407,9 +452,15 @@ class Site:
         begin = time.monotonic()
         futures = []
         for number, (kind, regression, body) in enumerate(messages):
-            futures.append(await producer.send(
-                self.config.kafka.events_topic, key=regression.encode(), value=body, partition=self.partition_of(regression), headers=[("type", kind.encode())]
-            ))
+            futures.append(
+                await producer.send(
+                    self.config.kafka.events_topic,
+                    key=regression.encode(),
+                    value=body,
+                    partition=self.partition_of(regression),
+                    headers=[("type", kind.encode())],
+                )
+            )
             if number % 100 == 0:
                 await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
         for future in futures:
@@ -441,7 +492,9 @@ class Site:
             record = self.reader.stats[regression]
             return record if record is not None and record["version"] >= least else None
 
-        record: dict[str, Any] = self.wait_for(found, seconds, lambda: f"{regression} at {sent}: {self.reader.stats[regression]}")
+        record: dict[str, Any] = self.wait_for(
+            found, seconds, lambda: f"{regression} at {sent}: {self.reader.stats[regression]}"
+        )
         return record
 
     def status(self, regression: str, status: str, seconds: float = SECONDS, **counts: int) -> dict[str, Any]:
@@ -451,17 +504,19 @@ class Site:
             record = self.reader.stats[regression]
             return record if record and {**record, **counts} == record and record["status"] == status else None
 
-        record: dict[str, Any] = self.wait_for(found, seconds, lambda: f"{regression} not {status} {counts}: {self.reader.stats[regression]}")
+        record: dict[str, Any] = self.wait_for(
+            found, seconds, lambda: f"{regression} not {status} {counts}: {self.reader.stats[regression]}"
+        )
         return record
 
-    def jobs(self, regression: str) -> dict[str, Any]:
+    def jobs(self, regression: str) -> dict[Any, Any]:
         """The records of a regression's jobs, up to now: by uniqueid, or by the tuple of the five key fields."""
         self.reader.read_to_the_end(self.reader.jobs)
         return self.jobs_seen(regression)
 
-    def jobs_seen(self, regression: str) -> dict[str, Any]:
+    def jobs_seen(self, regression: str) -> dict[Any, Any]:
         """The same of what has been read: for a predicate of `wait_for`."""
-        found = {}
+        found: dict[Any, Any] = {}
         for key, value in list(self.reader.jobs.last.items()):
             name, *parts = json.loads(key)
             if name == regression:
@@ -470,7 +525,9 @@ class Site:
 
     def settle(self, partition: int) -> None:
         """Return when all messages sent into a partition before this call have been applied, and what they made has been read."""
-        name = next(name for number in range(1000) if self.partition_of(name := f"probe/{self._probes}/{number}") == partition)
+        name = next(
+            name for number in range(1000) if self.partition_of(name := f"probe/{self._probes}/{number}") == partition
+        )
         self._probes += 1
         self.stats(name, self.send("regr-update", name))
         self.reader.read_to_the_end(self.reader.jobs, self.reader.stats, self.reader.rejects)
@@ -480,7 +537,9 @@ class Site:
 
         def state() -> tuple[Any, ...]:
             self.settle(self.partition_of(regression))
-            written = [record for record in self.reader.jobs.records if record.key and json.loads(record.key)[0] == regression]
+            written = [
+                record for record in self.reader.jobs.records if record.key and json.loads(record.key)[0] == regression
+            ]
             return len(written), self.jobs(regression), self.reader.stats[regression]
 
         before = state()
@@ -505,14 +564,19 @@ class Site:
     def committed(self) -> dict[int, int]:
         """The group's committed offset of each partition; 0 where there is none."""
         offsets = self.admin("list_consumer_group_offsets", self.config.kafka.group)
-        known = {tp.partition: found.offset for tp, found in offsets.items() if tp.topic == self.config.kafka.events_topic}
+        known = {
+            tp.partition: found.offset for tp, found in offsets.items() if tp.topic == self.config.kafka.events_topic
+        }
         return {number: max(0, known.get(number, 0)) for number in range(self.partitions)}
 
     def lag(self) -> int:
         """How many messages, ticks aside, are sent and not committed."""
         committed = self.committed()
         self.reader.read_to_the_end(self.reader.events)
-        return sum(record.offset >= committed[record.partition] and record.kind != TICK for record in self.reader.events.records)
+        return sum(
+            record.offset >= committed[record.partition] and record.kind != TICK
+            for record in self.reader.events.records
+        )
 
     async def _admin(self, what: str, arguments: tuple[Any, ...]) -> Any:
         client = AIOKafkaAdminClient(bootstrap_servers=self.config.kafka.brokers)
@@ -531,7 +595,9 @@ class Site:
         deadline = time.monotonic() + seconds
         while lag := self.lag():
             self._assert_running()
-            assert time.monotonic() < deadline, f"a lag of {lag} after {seconds} s\n" + "\n".join(worker.tail() for worker in self.workers)
+            assert time.monotonic() < deadline, f"a lag of {lag} after {seconds} s\n" + "\n".join(
+                worker.tail() for worker in self.workers
+            )
             time.sleep(0.1)
 
     def assert_as_the_model(self) -> None:
@@ -546,7 +612,11 @@ class Site:
                 continue
             models[record.partition].apply(record.offset, record.timestamp, record.key, record.kind, record.value)
         _assert_equal(reader.stats.last, _bytes_keyed(model.stats() for model in models), "regression-stats")
-        jobs = {json.dumps(key, ensure_ascii=False, separators=(",", ":")).encode(): job for model in models for key, job in model.jobs().items()}
+        jobs = {
+            json.dumps(key, ensure_ascii=False, separators=(",", ":")).encode(): job
+            for model in models
+            for key, job in model.jobs().items()
+        }
         _assert_equal(reader.jobs.last, jobs, "jobs")
         rejects = sorted((number, *reject) for number, model in enumerate(models) for reject in model.rejects)
         assert sorted(map(_reject, reader.rejects.records), key=str) == sorted(rejects, key=str)

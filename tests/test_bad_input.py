@@ -20,7 +20,11 @@ from histories import AMBIGUOUS, BAD_JOBS, BAD_LIVES, BAD_REGRESSIONS, NO_JSON
 
 from livejobs.streams.broker import Broker
 
-TRACE = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("own", b"\0\xff"), ("own", b"twice")]
+TRACE = [
+    ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("own", b"\0\xff"),
+    ("own", b"twice"),
+]
 ERRORS = "__streams.errors."
 GOOD = b'{"uniqueid": "bad", "result": "pass"}'
 KIB = 1024
@@ -62,15 +66,19 @@ def done(job: str, **more: Any) -> dict[str, Any]:
     return {"uniqueid": job, "result": "pass", **more}
 
 
-def assert_reject(reject: Record, site: Site, sent: Sent, code: str, word: str, key: bytes | None, value: bytes | None, head: Headers) -> None:
+def assert_reject(
+    reject: Record, site: Site, sent: Sent, code: str, word: str, key: bytes | None, value: bytes | None, head: Headers
+) -> None:
     """It is as received, and says why in the headers that the specification names."""
     assert (reject.key, reject.value) == (key, value)
     assert reject.headers[: len(head)] == head
     added = dict(reject.headers[len(head) :])
     message = added.pop(f"{ERRORS}message").decode()
     assert added == {
-        f"{ERRORS}exception": code.encode(), f"{ERRORS}topic": site.config.kafka.events_topic.encode(),
-        f"{ERRORS}partition": b"%d" % sent.partition, f"{ERRORS}offset": b"%d" % sent.offset,
+        f"{ERRORS}exception": code.encode(),
+        f"{ERRORS}topic": site.config.kafka.events_topic.encode(),
+        f"{ERRORS}partition": b"%d" % sent.partition,
+        f"{ERRORS}offset": b"%d" % sent.offset,
     }
     assert word in message
     assert "\n" not in message
@@ -92,7 +100,12 @@ BAD = [
     ("job-finish", b'{"uniqueid": "bad", "result": "pass", "x": NaN}', "bad-json", "body"),
     ("job-finish", b'{"uniqueid": "bad", "result": "pass", "result": "fail"}', "bad-json", "result"),
     ("job-finish", b'{"uniqueid": "bad", "result": "pass", "x": %s}' % (b"[" * 64 + b"]" * 64), "bad-json", "64"),
-    ("job-finish", b'{"uniqueid": "bad", "result": "pass", "x": %s}' % (b"[" * 100_000 + b"]" * 100_000), "bad-json", "body"),
+    (
+        "job-finish",
+        b'{"uniqueid": "bad", "result": "pass", "x": %s}' % (b"[" * 100_000 + b"]" * 100_000),
+        "bad-json",
+        "body",
+    ),
     ("job-live", b"nonsense", "bad-json", "body"),
     ("batch-job-finish", b"[{]", "bad-json", "body"),
     ("regr-start", b"{'a': 1}", "bad-json", "body"),
@@ -103,13 +116,33 @@ BAD = [
     ("job-finish", b'{"uniqueid": "bad", "result": "live"}', "bad-field", "result"),
     ("job-finish", b'{"uniqueid": "", "result": "pass"}', "bad-field", "uniqueid"),
     ("job-finish", b'{"uniqueid": 5, "result": "pass"}', "bad-field", "uniqueid"),
-    ("job-finish", b'{"start_time": "2026-03-02T08:00:00Z", "category": "sim", "jobdir": "/r", "seed": "1", "result": "pass"}', "bad-field", "config"),
-    ("job-finish", b'{"start_time": "2026-03-02T08:00:00Z", "category": "", "jobdir": "/r", "seed": "1", "config": "", "result": "pass"}', "bad-field", "category"),
+    (
+        "job-finish",
+        b'{"start_time": "2026-03-02T08:00:00Z", "category": "sim", "jobdir": "/r", "seed": "1", "result": "pass"}',
+        "bad-field",
+        "config",
+    ),
+    (
+        "job-finish",
+        b'{"start_time": "2026-03-02T08:00:00Z", "category": "", "jobdir": "/r", "seed": "1", "config": "", "result": "pass"}',
+        "bad-field",
+        "category",
+    ),
     ("job-finish", b'{"uniqueid": "bad", "start_time": "yesterday", "result": "pass"}', "bad-field", "start_time"),
-    ("job-finish", b'{"uniqueid": "bad", "finish_time": "2026-03-02T08:00:00", "result": "pass"}', "bad-field", "finish_time"),
+    (
+        "job-finish",
+        b'{"uniqueid": "bad", "finish_time": "2026-03-02T08:00:00", "result": "pass"}',
+        "bad-field",
+        "finish_time",
+    ),
     ("job-finish", b'{"uniqueid": "bad", "cycles": -1, "result": "pass"}', "bad-field", "cycles"),
     ("job-finish", b'{"uniqueid": "bad", "runtime_ms": 1.5, "result": "pass"}', "bad-field", "runtime_ms"),
-    ("job-finish", b'{"uniqueid": "bad", "compute_ms": 9223372036854775808, "result": "pass"}', "bad-field", "compute_ms"),
+    (
+        "job-finish",
+        b'{"uniqueid": "bad", "compute_ms": 9223372036854775808, "result": "pass"}',
+        "bad-field",
+        "compute_ms",
+    ),
     ("job-finish", b'{"uniqueid": "bad", "metadata": [["one"]], "result": "pass"}', "bad-field", "metadata"),
     ("job-live", b'{"uniqueid": "bad", "result": "pass"}', "bad-field", "result"),
     ("job-live", b'{"uniqueid": "bad", "fail_message": "x", "result": "live"}', "bad-field", "fail_message"),
@@ -141,12 +174,20 @@ def test_a_bad_message_is_rejected_untouched_and_its_neighbours_are_applied(
     own = [] if kind is None else [("type", kind.encode())]
     assert_reject(site.reject_of(sent), site, sent, code, word, name.encode(), value, own + TRACE)
     record = site.stats(name, after)
-    assert (record["pass"], record["finished"], record["live"], record["fields"], record["status"]) == (2, 2, 0, {}, "LIVE")
+    assert (record["pass"], record["finished"], record["live"], record["fields"], record["status"]) == (
+        2,
+        2,
+        0,
+        {},
+        "LIVE",
+    )
     assert set(site.jobs(name)) == {"before", "after"}
 
 
 @pytest.mark.parametrize(
-    ("key", "code"), [(None, "bad-key"), (b"", "bad-key"), (b"run\xff", "bad-key"), (b"k" * 1025, "too-large")], ids=["none", "empty", "no UTF-8", "long"]
+    ("key", "code"),
+    [(None, "bad-key"), (b"", "bad-key"), (b"run\xff", "bad-key"), (b"k" * 1025, "too-large")],
+    ids=["none", "empty", "no UTF-8", "long"],
 )
 @pytest.mark.parametrize("partition", [0, 1])
 def test_a_bad_key_is_rejected_wherever_it_stands(partition: int, key: bytes | None, code: str, site: Site) -> None:
@@ -165,12 +206,18 @@ def test_the_largest_that_is_allowed_is_applied(site: Site, name: str) -> None:
     longest = f"{name}/".ljust(1024, "k")
     assert site.stats(longest, site.send("job-finish", longest, done("a")))["pass"] == 1
     signature = "é" * 128
-    record = site.stats(name, site.send("job-finish", name, {"uniqueid": "three", "result": "fail", "bucket": signature}))
+    record = site.stats(
+        name, site.send("job-finish", name, {"uniqueid": "three", "result": "fail", "bucket": signature})
+    )
     assert record["signatures"] == {signature: 1}
 
 
 def test_one_bad_job_of_a_batch_is_rejected_and_not_its_neighbours(site: Site, name: str) -> None:
-    bad = [b'{"uniqueid": "c", "result": "live"}', b'{ "uniqueid": "d",  "result":"pass", "x": {"y": 1, "y": 2} }', b"17"]
+    bad = [
+        b'{"uniqueid": "c", "result": "live"}',
+        b'{ "uniqueid": "d",  "result":"pass", "x": {"y": 1, "y": 2} }',
+        b"17",
+    ]
     value = b'[{"uniqueid": "a", "result": "pass"}, %s, %s,\n%s , {"uniqueid": "b", "result": "skip"}]' % tuple(bad)
     sent = site.send("batch-job-finish", name, value, headers=TRACE)
     record = site.stats(name, sent)
@@ -180,7 +227,11 @@ def test_one_bad_job_of_a_batch_is_rejected_and_not_its_neighbours(site: Site, n
         assert (reject.key, reject.value) == (name.encode(), item)
         assert reject.headers[:4] == [("type", b"batch-job-finish"), *TRACE]
         head = dict(reject.headers)
-        assert (head[f"{ERRORS}exception"], head[f"{ERRORS}offset"], head["livejobs.batch.index"]) == (code.encode(), b"%d" % sent.offset, b"%d" % index)
+        assert (head[f"{ERRORS}exception"], head[f"{ERRORS}offset"], head["livejobs.batch.index"]) == (
+            code.encode(),
+            b"%d" % sent.offset,
+            b"%d" % index,
+        )
 
 
 def test_a_batch_of_bad_jobs_opens_nothing(site: Site, name: str) -> None:
@@ -212,7 +263,9 @@ def test_a_message_on_the_wrong_partition_is_sent_on_once(site: Site, name: str)
     sent = [found for found in copies(site, name) if found.partition == wrong]
     assert [(one.value, one.headers) for one in there] == [(one.value, one.headers) for one in sent]
     assert len(there) == 6
-    assert {record.partition for record in site.reader.jobs.records if record.key and name.encode() in record.key} == {right}
+    assert {record.partition for record in site.reader.jobs.records if record.key and name.encode() in record.key} == {
+        right
+    }
 
 
 def test_a_bad_message_on_the_wrong_partition_is_rejected_once(site: Site, name: str) -> None:
@@ -232,14 +285,22 @@ def batch_of(kind: str, values: list[bytes]) -> list[tuple[str, bytes]]:
 
 
 WILD = [
-    *AMBIGUOUS, *batch_of("job-finish", [*BAD_JOBS, *NO_JSON]), *batch_of("job-live", BAD_LIVES), *batch_of("regr-start", BAD_REGRESSIONS),
+    *AMBIGUOUS,
+    *batch_of("job-finish", [*BAD_JOBS, *NO_JSON]),
+    *batch_of("job-live", BAD_LIVES),
+    *batch_of("regr-start", BAD_REGRESSIONS),
     ("job-finish", b'{"uniqueid": "\\ud800", "result": "fail", "fail_message": "\\udfff"}'),
     ("job-finish", b'{"uniqueid": "u", "result": "fail", "bucket": "\\ud800"}'),
     ("regr-update", b'{"\\ud800": "\\ud800"}'),
     ("regr-update", b'{"x": 1e999, "y": -0.0, "z": 1%s}' % (b"0" * 5000)),
     ("job-finish", b'{"uniqueid": "u", "result": "pass", "cycles": 1%s}' % (b"0" * 5000)),
     ("job-finish", b'{"uniqueid": "u", "result": "pass", "cycles": 1e400}'),
-    ("batch-job-finish", b"[" + b",".join(b'{"uniqueid": "%d", "result": "fail", "fail_message": "%s"}' % (n, b"a" * n) for n in range(1000)) + b"]"),
+    (
+        "batch-job-finish",
+        b"["
+        + b",".join(b'{"uniqueid": "%d", "result": "fail", "fail_message": "%s"}' % (n, b"a" * n) for n in range(1000))
+        + b"]",
+    ),
     ("batch-job-finish", b"[" * 100_000),
     ("regr-tank", b'{"tank": null, "reason": {"a": []}}'),
 ]
@@ -275,8 +336,13 @@ def test_whatever_the_time_the_worker_goes_on(body: bytes, wild: Site) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        [("type", None)], [("type", b"job-finish"), ("own", None)], [("", b"")], [("type", b"\xff\xfe")], [("type", b"x" * 10_000)],
-        [("type", b"job-finish"), ("type", b"nonsense")], [(f"{ERRORS}offset", b"7"), ("type", b"nonsense")],
+        [("type", None)],
+        [("type", b"job-finish"), ("own", None)],
+        [("", b"")],
+        [("type", b"\xff\xfe")],
+        [("type", b"x" * 10_000)],
+        [("type", b"job-finish"), ("type", b"nonsense")],
+        [(f"{ERRORS}offset", b"7"), ("type", b"nonsense")],
     ],
     ids=["null type", "null value", "empty", "no UTF-8", "long", "two types", "our own"],
 )
@@ -307,7 +373,11 @@ def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(broker: Broker,
     with Site(broker.bootstrap, tmp_path, partitions=1) as site:  # no reader of ours: it could not read it either
         worker = site.start().ready()
         arguments = [broker.bootstrap, site.config.kafka.events_topic, GOOD.decode()]
-        subprocess.run([sys.executable, "-c", RAW_HEADER_NAME, *arguments], env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"}, check=True)
+        subprocess.run(
+            [sys.executable, "-c", RAW_HEADER_NAME, *arguments],
+            env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"},
+            check=True,
+        )
         sent = site.send("job-finish", "wild", done("after"))
         deadline = time.monotonic() + SECONDS
         while site.committed()[0] <= sent.offset:
@@ -325,9 +395,14 @@ def test_a_forged_tick_does_no_harm(wild: Site) -> None:
 def test_messages_may_be_compressed_in_any_way(broker: Broker, tmp_path: Path, name: str) -> None:
     with Site(broker.bootstrap, tmp_path, partitions=1) as site:
         site.start().ready()
-        for number, codec in enumerate(("gzip", "snappy", "lz4", "zstd"), 1):  # the broker compresses, as a publisher might
+        for number, codec in enumerate(
+            ("gzip", "snappy", "lz4", "zstd"), 1
+        ):  # the broker compresses, as a publisher might
             settings = {"compression.type": codec, "message.timestamp.type": "LogAppendTime"}
-            site.admin("alter_configs", [ConfigResource(ConfigResourceType.TOPIC, site.config.kafka.events_topic, configs=settings)])
+            site.admin(
+                "alter_configs",
+                [ConfigResource(ConfigResourceType.TOPIC, site.config.kafka.events_topic, configs=settings)],
+            )
             assert site.stats(name, site.send("job-finish", name, done(codec)))["pass"] == number
 
 
@@ -336,7 +411,12 @@ def test_what_a_publisher_aborts_was_never_sent(wild: Site, name: str) -> None:
         async with AIOKafkaProducer(bootstrap_servers=wild.config.kafka.brokers, transactional_id=name) as producer:
             for job, commit in (("a", False), ("b", True), ("c", False)):
                 await producer.begin_transaction()
-                await producer.send_and_wait(wild.config.kafka.events_topic, key=name.encode(), value=b'{"uniqueid": "%s", "result": "pass"}' % job.encode(), headers=[("type", b"job-finish")])
+                await producer.send_and_wait(
+                    wild.config.kafka.events_topic,
+                    key=name.encode(),
+                    value=b'{"uniqueid": "%s", "result": "pass"}' % job.encode(),
+                    headers=[("type", b"job-finish")],
+                )
                 await (producer.commit_transaction() if commit else producer.abort_transaction())
 
     wild.background.run(send())

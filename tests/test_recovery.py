@@ -58,36 +58,64 @@ class Load:
         ends = draw.random() < 0.8
         lost = number - len(outcomes)
         last = [("regr-finish", name, b"")] if ends else []
-        messages = [("regr-start", name, _json({"name": name, "submitted": number})), *(message for _, message in steps), *last]
+        messages = [
+            ("regr-start", name, _json({"name": name, "submitted": number})),
+            *(message for _, message in steps),
+            *last,
+        ]
         results = Counter(outcome["result"] for outcome in outcomes.values())
         signatures = Counter(outcome["bucket"] for outcome in outcomes.values() if outcome["result"] == "fail")
         if ends and lost:
             signatures[SIGNATURE] = lost
-        return name, messages, {
-            "status": "COMPLETE" if ends else "LIVE", "submitted": number, "live": 0 if ends else lost, "pass": results["pass"],
-            "fail": results["fail"] + (lost if ends else 0), "skip": results["skip"], "signatures": dict(signatures),
-            "cycles": sum(outcome["cycles"] for outcome in outcomes.values()),
-        }
+        return (
+            name,
+            messages,
+            {
+                "status": "COMPLETE" if ends else "LIVE",
+                "submitted": number,
+                "live": 0 if ends else lost,
+                "pass": results["pass"],
+                "fail": results["fail"] + (lost if ends else 0),
+                "skip": results["skip"],
+                "signatures": dict(signatures),
+                "cycles": sum(outcome["cycles"] for outcome in outcomes.values()),
+            },
+        )
 
     def _job(self, name: str, job: str, outcomes: dict[str, dict[str, Any]]) -> list[tuple[float, Message]]:
         """A job's messages, each with its time."""
         draw = self._random
         start = draw.random()
         at = sorted(start + 0.2 * draw.random() for _ in range(4))
-        identity = {"uniqueid": job} if draw.random() < 0.5 else {
-            "start_time": "2026-03-02T08:00:00.123Z", "category": "sim", "jobdir": f"/runs/{job}", "seed": job, "config": "c",
-        }
+        identity = (
+            {"uniqueid": job}
+            if draw.random() < 0.5
+            else {
+                "start_time": "2026-03-02T08:00:00.123Z",
+                "category": "sim",
+                "jobdir": f"/runs/{job}",
+                "seed": job,
+                "config": "c",
+            }
+        )
         live = ("job-live", name, _json({**identity, "host": f"h{draw.randint(1, 50)}", "result": "live"}))
         steps = [(start, live)] if draw.random() < 0.95 else []
         steps += [(at[0], live)] * (draw.random() < 0.1)
         if steps and draw.random() < 0.05:
             return steps  # lost: no finish ever
         result = draw.choices(["pass", "fail", "skip"], [8, 2, 1])[0]
-        outcome: dict[str, Any] = {"result": result, "cycles": draw.randint(0, 10_000), "runtime_ms": draw.randint(0, 99_999), "fail_message": ""}
+        outcome: dict[str, Any] = {
+            "result": result,
+            "cycles": draw.randint(0, 10_000),
+            "runtime_ms": draw.randint(0, 99_999),
+            "fail_message": "",
+        }
         if result == "fail":
             outcome |= {"bucket": f"signature {draw.randint(1, 20)}", "fail_message": "some text"}
         if draw.random() < 0.03:  # a finish that is corrected by the next
-            steps.append((at[1], _finish(name, {**identity, "result": "fail", "bucket": "too early", "cycles": 7}, draw)))
+            steps.append(
+                (at[1], _finish(name, {**identity, "result": "fail", "bucket": "too early", "cycles": 7}, draw))
+            )
         finish = _finish(name, {**identity, **outcome}, draw)
         steps.append((at[2], finish))
         steps += [(at[3], finish)] * (draw.random() < 0.05) + [(at[3], live)] * (draw.random() < 0.05)
@@ -134,7 +162,10 @@ def under_load(site: Site, messages: list[Message]) -> Iterator[None]:
     """Send messages; the block, which does the harm, begins when half of them are applied. Ends when all are sent."""
     base = progress(site)
     sending = site.load(messages, RATE)
-    site.wait_for(lambda: progress(site) >= base + len(messages) // 2, what=lambda: f"half of {len(messages)} messages after {base}")
+    site.wait_for(
+        lambda: progress(site) >= base + len(messages) // 2,
+        what=lambda: f"half of {len(messages)} messages after {base}",
+    )
     assert not sending.future.done()
     yield
     assert sending.result() == len(messages)
@@ -244,7 +275,10 @@ def bare(broker: Broker, tmp_path: Path) -> Iterator[Site]:
 
 def test_topics_with_different_partition_counts_are_refused(bare: Site) -> None:
     made = topics.wanted(bare.config)
-    new = [NewTopic(topic.name, 3 if topic.name == bare.config.kafka.jobs_topic else 2, 1, topic_configs=topic.settings) for topic in made]
+    new = [
+        NewTopic(topic.name, 3 if topic.name == bare.config.kafka.jobs_topic else 2, 1, topic_configs=topic.settings)
+        for topic in made
+    ]
     bare.admin("create_topics", new)
     assert_refused(bare.start(), "must have the same number of partitions", f"{bare.config.kafka.jobs_topic} 3")
 
@@ -252,7 +286,15 @@ def test_topics_with_different_partition_counts_are_refused(bare: Site) -> None:
 def test_events_without_the_brokers_clock_are_refused(bare: Site) -> None:
     made = topics.wanted(bare.config)
     new = [
-        NewTopic(topic.name, 2, 1, topic_configs={**topic.settings, **({"message.timestamp.type": "CreateTime"} if "job-events" in topic.name else {})})
+        NewTopic(
+            topic.name,
+            2,
+            1,
+            topic_configs={
+                **topic.settings,
+                **({"message.timestamp.type": "CreateTime"} if "job-events" in topic.name else {}),
+            },
+        )
         for topic in made
     ]
     bare.admin("create_topics", new)

@@ -68,7 +68,14 @@ def live(job: str, **more: Any) -> dict[str, Any]:
 
 
 def done(job: str, result: str = "pass", **more: Any) -> dict[str, Any]:
-    body = {"uniqueid": job, "start_time": "2026-03-02T08:00:00.5+01:00", "cycles": 1000, "runtime_ms": 500, "compute_ms": 400, **more}
+    body = {
+        "uniqueid": job,
+        "start_time": "2026-03-02T08:00:00.5+01:00",
+        "cycles": 1000,
+        "runtime_ms": 500,
+        "compute_ms": 400,
+        **more,
+    }
     return {**body, "result": result}
 
 
@@ -115,11 +122,18 @@ def test_a_finish_replaces_the_live_job(sites: Sites, name: str) -> None:
     assert counts(record) == (0, 1, 0, 0)
     assert site.jobs(name) == {
         "a": {
-            "regression": name, "result": "pass", "job": done("a", finish_time="2026-03-02T07:00:02Z"), "first_seen": first_seen,
+            "regression": name,
+            "result": "pass",
+            "job": done("a", finish_time="2026-03-02T07:00:02Z"),
+            "first_seen": first_seen,
             "updated": record["updated"],
         }
     }
-    assert (record["first_start"], record["last_finish"], record["duration_ms"]) == ("2026-03-02T07:00:00.500Z", "2026-03-02T07:00:02.000Z", 1500)
+    assert (record["first_start"], record["last_finish"], record["duration_ms"]) == (
+        "2026-03-02T07:00:00.500Z",
+        "2026-03-02T07:00:02.000Z",
+        1500,
+    )
 
 
 def test_a_finish_without_a_live_message_is_normal(sites: Sites, name: str) -> None:
@@ -133,11 +147,16 @@ def test_a_finish_whose_key_fields_differ_does_not_find_the_live_job(sites: Site
     site = sites.plain
     five = {"start_time": "2026-03-02T08:00:00Z", "category": "sim", "jobdir": "/r/1", "seed": 7, "config": ""}
     site.send("job-live", name, {**five, "result": "live"})
-    record = site.stats(name, site.send("job-finish", name, {**five, "start_time": "2026-03-02T08:00:00.0Z", "result": "pass"}))
+    record = site.stats(
+        name, site.send("job-finish", name, {**five, "start_time": "2026-03-02T08:00:00.0Z", "result": "pass"})
+    )
     assert counts(record) == (1, 1, 0, 0)
     record = site.stats(name, site.send("job-finish", name, {**five, "seed": "7", "result": "pass"}))
     assert counts(record) == (0, 2, 0, 0)
-    assert set(site.jobs(name)) == {("2026-03-02T08:00:00Z", "sim", "/r/1", "7", ""), ("2026-03-02T08:00:00.0Z", "sim", "/r/1", "7", "")}
+    assert set(site.jobs(name)) == {
+        ("2026-03-02T08:00:00Z", "sim", "/r/1", "7", ""),
+        ("2026-03-02T08:00:00.0Z", "sim", "/r/1", "7", ""),
+    }
 
 
 def test_a_late_live_changes_nothing(sites: Sites, name: str) -> None:
@@ -161,25 +180,42 @@ def test_another_outcome_is_a_correction(sites: Sites, name: str) -> None:
     site.send("job-finish", name, done("b", "fail", bucket="right"))
     record = site.stats(name, site.send("job-finish", name, done("a", "pass", cycles=8)))
     assert (counts(record), record["cycles"], record["signatures"]) == ((0, 1, 1, 0), 1008, {"right": 1})
-    assert (record["last_finish"], record["pass_rate"], record["cycles_per_second"]) == ("2026-03-02T07:00:01.000Z", 0.5, 1008.0)
+    assert (record["last_finish"], record["pass_rate"], record["cycles_per_second"]) == (
+        "2026-03-02T07:00:01.000Z",
+        0.5,
+        1008.0,
+    )
 
 
 def test_a_live_job_adds_nothing_to_statistics(sites: Sites, name: str) -> None:
     site = sites.plain
     record = site.stats(name, site.send("job-live", name, live("a", cycles=0, fail_message="", runtime_ms=None)))
     assert counts(record) == (1, 0, 0, 0)
-    nothing = {"finished": 0, "cycles": 0, "compute_ms": 0, "runtime_ms": 0, "signatures": {}, "remaining": None, "submitted": None}
+    nothing = {
+        "finished": 0,
+        "cycles": 0,
+        "compute_ms": 0,
+        "runtime_ms": 0,
+        "signatures": {},
+        "remaining": None,
+        "submitted": None,
+    }
     unknown = dict.fromkeys(("pass_rate", "cycles_per_second", "first_start", "last_finish", "duration_ms"))
     assert {**record, **nothing, **unknown} == record
 
 
-@pytest.mark.parametrize(("kind", "body"), [("job-live", live("a")), ("job-finish", done("a")), ("batch-job-finish", [done("a")]), ("batch-job-finish", [])])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("job-live", live("a")), ("job-finish", done("a")), ("batch-job-finish", [done("a")]), ("batch-job-finish", [])],
+)
 def test_a_job_message_opens_an_unknown_regression(kind: str, body: Any, sites: Sites, name: str) -> None:
     record = sites.plain.stats(name, sites.plain.send(kind, name, body))
     assert (record["status"], record["submitted"], record["fields"]) == ("LIVE", None, {})
 
 
-@pytest.mark.parametrize(("kind", "status"), [("regr-update", "LIVE"), ("regr-finish", "COMPLETE"), ("regr-tank", "TANKED")])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("regr-update", "LIVE"), ("regr-finish", "COMPLETE"), ("regr-tank", "TANKED")]
+)
 def test_every_regression_message_opens_an_unknown_regression(kind: str, status: str, sites: Sites, name: str) -> None:
     assert sites.plain.stats(name, sites.plain.send(kind, name))["status"] == status
 
@@ -187,7 +223,12 @@ def test_every_regression_message_opens_an_unknown_regression(kind: str, status:
 def test_a_batch_is_its_jobs(sites: Sites, name: str) -> None:
     site = sites.plain
     site.send("job-live", name, live("a"))
-    record = site.stats(name, site.send("batch-job-finish", name, [done("a"), done("b", "fail", fail_message="assert 12 failed"), done("c", "skip")]))
+    record = site.stats(
+        name,
+        site.send(
+            "batch-job-finish", name, [done("a"), done("b", "fail", fail_message="assert 12 failed"), done("c", "skip")]
+        ),
+    )
     assert (counts(record), record["cycles"], record["signatures"]) == ((0, 1, 1, 1), 3000, {"assert <n> failed": 1})
     assert {job: value["result"] for job, value in site.jobs(name).items()} == {"a": "pass", "b": "fail", "c": "skip"}
 
@@ -196,10 +237,18 @@ def test_twenty_five_signatures_and_the_overflow(sites: Sites, name: str) -> Non
     site = sites.plain
     site.send("batch-job-finish", name, [done(f"j{number}", "fail", bucket=f"bucket {number}") for number in range(27)])
     record = site.stats(name, site.send("job-finish", name, done("own", "fail", bucket=SIGNATURE)))
-    assert record["signatures"] == {**{f"bucket {number}": 1 for number in range(25)}, "Regression Bucket Overflow": 2, SIGNATURE: 1}
+    assert record["signatures"] == {
+        **{f"bucket {number}": 1 for number in range(25)},
+        "Regression Bucket Overflow": 2,
+        SIGNATURE: 1,
+    }
     site.send("job-finish", name, done("j3"))  # a correction that empties a signature frees its place
     record = site.stats(name, site.send("job-finish", name, done("late", "fail", bucket="new")))
-    assert (record["signatures"]["new"], record["signatures"]["Regression Bucket Overflow"], "bucket 3" in record["signatures"]) == (1, 2, False)
+    assert (
+        record["signatures"]["new"],
+        record["signatures"]["Regression Bucket Overflow"],
+        "bucket 3" in record["signatures"],
+    ) == (1, 2, False)
 
 
 # --- regressions ------------------------------------------------------------------------------------------------------
@@ -209,7 +258,11 @@ def test_fields_merge_by_top_level_key(sites: Sites, name: str) -> None:
     site = sites.plain
     site.send("regr-start", name, {"submitted": 3, "tag": "a", "owner": {"x": 1}})
     record = site.stats(name, site.send("regr-update", name, {"submitted": 2.0, "tag": None, "owner": {"y": 2}}))
-    assert (record["submitted"], record["remaining"], record["fields"]) == (2, 2, {"submitted": 2.0, "tag": "a", "owner": {"y": 2}})
+    assert (record["submitted"], record["remaining"], record["fields"]) == (
+        2,
+        2,
+        {"submitted": 2.0, "tag": "a", "owner": {"y": 2}},
+    )
 
 
 def test_regr_finish_turns_live_jobs_into_fails(sites: Sites, name: str) -> None:
@@ -221,7 +274,11 @@ def test_regr_finish_turns_live_jobs_into_fails(sites: Sites, name: str) -> None
     assert (record["status"], counts(record), record["signatures"]) == ("COMPLETE", (0, 1, 1, 0), {SIGNATURE: 1})
     job = site.jobs(name)["b"]
     assert (job["result"], job["signature"], job["verdict"], job["job"]) == ("fail", SIGNATURE, "finish", live("b"))
-    assert (record["finished"], record["cycles"], record["last_finish"]) == (2, 1000, "2026-03-02T07:00:01.000Z")  # a verdict has no numbers
+    assert (record["finished"], record["cycles"], record["last_finish"]) == (
+        2,
+        1000,
+        "2026-03-02T07:00:01.000Z",
+    )  # a verdict has no numbers
 
 
 def test_regr_finish_without_a_signature_leaves_live_jobs(sites: Sites, name: str) -> None:
@@ -259,7 +316,12 @@ def test_a_verdict_is_replaced_by_the_real_finish(sites: Sites, name: str) -> No
     first_seen = site.jobs(name)["a"]["first_seen"]
     assert (record["signatures"], record["cycles"]) == ({SIGNATURE: 1}, 0)
     record = site.stats(name, site.send("job-finish", name, done("a")))
-    assert (record["status"], counts(record), record["signatures"], record["cycles"]) == ("COMPLETE", (0, 1, 0, 0), {}, 1000)
+    assert (record["status"], counts(record), record["signatures"], record["cycles"]) == (
+        "COMPLETE",
+        (0, 1, 0, 0),
+        {},
+        1000,
+    )
     assert (site.jobs(name)["a"]["first_seen"], "verdict" in site.jobs(name)["a"]) == (first_seen, False)
 
 
@@ -279,7 +341,11 @@ def test_regr_start_reopens_and_a_duplicate_does_not(sites: Sites, name: str) ->
     site.unchanged(name, lambda: site.send("regr-start", name, b'{"submitted": 1.0, "tag": "one"}'))
     site.unchanged(name, lambda: site.send("regr-start", name))
     record = site.stats(name, site.send("regr-start", name, {"tag": "two"}))
-    assert (record["status"], counts(record), record["fields"]) == ("LIVE", (0, 1, 0, 0), {"tag": "two", "submitted": 1})
+    assert (record["status"], counts(record), record["fields"]) == (
+        "LIVE",
+        (0, 1, 0, 0),
+        {"tag": "two", "submitted": 1},
+    )
 
 
 def test_the_first_regr_start_reopens_even_if_it_is_empty(sites: Sites, name: str) -> None:
@@ -292,7 +358,12 @@ def test_tank_hides_ends_live_jobs_and_untank_shows_what_would_be(sites: Sites, 
     site = sites.plain
     site.send("job-live", name, live("a"))
     record = site.stats(name, site.send("regr-tank", name, {"reason": "wrong branch"}))
-    assert (record["status"], counts(record), site.jobs(name)["a"]["verdict"], record["fields"]) == ("TANKED", (0, 0, 1, 0), "tank", {})
+    assert (record["status"], counts(record), site.jobs(name)["a"]["verdict"], record["fields"]) == (
+        "TANKED",
+        (0, 0, 1, 0),
+        "tank",
+        {},
+    )
     record = site.stats(name, site.send("job-finish", name, done("b")))  # folded as always
     assert (record["status"], counts(record)) == ("TANKED", (0, 1, 1, 0))
     assert site.stats(name, site.send("regr-tank", name, {"tank": False}))["status"] == "LIVE"
@@ -327,7 +398,9 @@ def test_one_that_timed_out_and_is_heard_of_is_live_again(sites: Sites, name: st
     assert (record["status"], counts(record)) == ("LIVE", (1, 0, 1, 0))
     site.send("job-finish", name, done("a"))
     site.send("job-finish", name, done("b"))
-    record = site.stats(name, site.send("regr-finish", name, {"submitted": 2}))  # decides by the counts, the timeout is forgotten
+    record = site.stats(
+        name, site.send("regr-finish", name, {"submitted": 2})
+    )  # decides by the counts, the timeout is forgotten
     assert (record["status"], counts(record), record["signatures"]) == ("COMPLETE", (0, 2, 0, 0), {})
 
 
@@ -359,7 +432,11 @@ def test_a_finished_or_tanked_regression_has_no_silence_timeout(sites: Sites, na
 
 def test_a_live_job_not_heard_of_is_pruned_in_any_state(sites: Sites, name: str) -> None:
     site = sites.unsigned
-    closings = {f"{name}/open": (None, "ABORTED"), f"{name}/closed": ("regr-finish", "COMPLETE"), f"{name}/tanked": ("regr-tank", "TANKED")}
+    closings = {
+        f"{name}/open": (None, "ABORTED"),
+        f"{name}/closed": ("regr-finish", "COMPLETE"),
+        f"{name}/tanked": ("regr-tank", "TANKED"),
+    }
     before = {}
     for regression, (kind, _) in closings.items():
         site.send("job-finish", regression, done("b"))
@@ -368,7 +445,11 @@ def test_a_live_job_not_heard_of_is_pruned_in_any_state(sites: Sites, name: str)
     for regression, (_, status) in closings.items():
         record = site.status(regression, status, live=0)
         assert counts(record) == (0, 1, 0, 0)
-        assert (record["heard"], record["cycles"], set(site.jobs(regression))) == (before[regression]["heard"], 1000, {"b"})
+        assert (record["heard"], record["cycles"], set(site.jobs(regression))) == (
+            before[regression]["heard"],
+            1000,
+            {"b"},
+        )
 
 
 def test_a_heartbeat_defers_the_prune(sites: Sites, name: str) -> None:
@@ -415,7 +496,12 @@ def test_a_regr_start_on_a_sealed_regression_begins_a_new_run(sites: Sites, name
     site.stats(name, site.send("regr-finish", name, {"tag": "one"}))
     site.wait_for(lambda: not site.jobs_seen(name))
     record = site.stats(name, site.send("regr-start", name, {"submitted": 1}))
-    assert (record["status"], counts(record), record["fields"], record["cycles"]) == ("LIVE", (0, 0, 0, 0), {"submitted": 1}, 0)
+    assert (record["status"], counts(record), record["fields"], record["cycles"]) == (
+        "LIVE",
+        (0, 0, 0, 0),
+        {"submitted": 1},
+        0,
+    )
     record = site.stats(name, site.send("job-finish", name, done("a")))
     assert (counts(record), set(site.jobs(name))) == ((0, 1, 0, 0), {"a"})
 
