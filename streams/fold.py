@@ -79,7 +79,7 @@ class Fold(Overlay):
         kind = b""
         for name, data in record.headers:
             if name == "type":
-                kind = data
+                kind = data or b""
         self.version = self._epoch | record.offset
         if kind == b"_livejobs.tick":
             return self._tick(record.timestamp)

@@ -100,7 +100,7 @@ FLOW: list[tuple[str, Any, dict[str, Any]]] = [
 class Library:
     """Publishes with the library."""
 
-    def __init__(self, site: Site, name: str, folder: Path) -> None:
+    def __init__(self, site: Site, name: str, _folder: Path) -> None:
         self._site, self._name = site, name
 
     def publish(self, kind: str, body: bytes) -> None:
@@ -159,9 +159,7 @@ def test_the_smallest_full_flow(way: type[Library | Tunnel], site: Site, tmp_pat
     version = -1
     for count, (kind, body, changes) in enumerate(FLOW, 1):
         farm.publish(kind, b"" if body is None else json.dumps(body).encode())
-        sent = site.wait_for(
-            lambda count=count: nth(site, name, count), what=lambda count=count: f"message {count} in job-events"
-        )
+        sent = nth(site, name, count)
         record = site.stats(name, sent)
         expected |= changes
         assert {**expected, **{field: record[field] for field in ("version", "updated", "heard")}} == record, (
@@ -190,7 +188,13 @@ def test_the_model_says_the_same(site: Site) -> None:
     site.assert_as_the_model()
 
 
-def nth(site: Site, name: str, count: int) -> Sent | None:
+def nth(site: Site, name: str, count: int) -> Sent:
     """Where the regression's message number `count` stands, once it is there."""
-    found = [record for record in site.reader.events.records if record.key == name.encode()]
-    return Sent(found[count - 1].partition, found[count - 1].offset) if len(found) >= count else None
+
+    def found() -> Sent | None:
+        stand = [Sent(one.partition, one.offset) for one in site.reader.events.records if one.key == name.encode()]
+        return stand[count - 1] if len(stand) >= count else None
+
+    sent = site.wait_for(found, what=lambda: f"message {count} in job-events")
+    assert sent is not None
+    return sent
