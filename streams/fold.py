@@ -15,11 +15,11 @@ from itertools import islice
 from typing import ClassVar, Protocol
 
 import msgspec
-from aiokafka.partitioner import murmur2
 
 from livejobs.streams import messages, statistics
 from livejobs.streams.messages import Job, Reject
 from livejobs.streams.overlay import ABSENT, BATCH_BYTES, FINISHED, LIVE, Map, Overlay
+from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules, deadline
 from livejobs.streams.statistics import Numbers
 from livejobs.streams.transition import JOB, JobEvent
@@ -107,7 +107,7 @@ class Fold(Overlay):
         """The regression of a record's key: known here, stored or new; None if another partition's."""
         name = messages.check_key(record.key)
         key = record.key or b""
-        partition = (murmur2(key) & 0x7FFFFFFF) % self.partitions
+        partition = partition_of(key, self.partitions)
         if partition != self.partition:
             self._changes.reroutes.append((partition, key, record.value, list(record.headers)))
             self._bytes += len(record.value or b"")

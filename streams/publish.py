@@ -17,12 +17,12 @@ from typing import NamedTuple, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from livejobs.streams import messages
 from livejobs.streams.config import Config, Kafka
 from livejobs.streams.kafka import client_options
+from livejobs.streams.partitioner import partition_of
 
 DELIVERY_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -219,7 +219,7 @@ class Publisher:
             if len(self._partition_of) >= PARTITIONS_CACHED_MAX:
                 self._partition_of.clear()
             # Kafka's default partitioner: the worker checks for it.
-            partition = (murmur2(regression.encode()) & 0x7FFFFFFF) % self._partitions
+            partition = partition_of(regression.encode(), self._partitions)
             self._partition_of[regression] = partition
         return partition
 

@@ -25,13 +25,13 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
-from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord
 
 from livejobs.streams import messages, statistics, topics
 from livejobs.streams.config import Config
 from livejobs.streams.fold import EPOCH_BITS, Fold
 from livejobs.streams.kafka import client_options
+from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate, JobRecord
@@ -364,7 +364,7 @@ class _Partition:
         got = None if copied is None else _of_copy(copied)
         record, private, oldest_ms = None, StatsPrivate(), None
         if got is not None:
-            if (murmur2(key) & 0x7FFFFFFF) % self._partitions != self._number:
+            if partition_of(key, self._partitions) != self._number:
                 report.add(
                     [f"{shown}: is in partition {self._number} of {self._stats.topic}, its key belongs to another"]
                 )
