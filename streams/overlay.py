@@ -125,8 +125,10 @@ class Overlay:
     def _finished(self, regression: Regression) -> Iterator[tuple[bytes, int]]:
         """Body and time of all jobs of a regression that a message finished."""
         for key, row in regression.rows.items():
-            if row.dirty and row.state == FINISHED:
+            if row.state == FINISHED and (row.dirty or regression.complete):
                 yield self._body(key, row), row.updated_ms
+        if regression.complete:
+            return  # the store may still hold rows of a sealed run that this batch drops
         for key, stored in self.store.scan(*keys.job_range(keys.FINISHED, regression.prefix)):
             known = regression.rows.get(key[1:])
             if known is not None and known.dirty:

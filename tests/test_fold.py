@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import model as model_of
 from histories import Message, histories
 from histories import rules as rule_sets
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from memory import MemoryMap, Record
 from model import Model
 
@@ -21,6 +21,9 @@ from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys
+
+
+HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def record_of(message: Message) -> Record:
@@ -113,6 +116,7 @@ def assert_same_stats(got: dict[str, dict[str, Any]], want: dict[str, dict[str, 
         assert mine == record
 
 
+@HISTORIES
 @given(rules=rule_sets(), messages=histories())
 def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
     core, model = Core(Rules(**asdict(rules))), Model(rules)
@@ -125,6 +129,7 @@ def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
     core.check_rows()
 
 
+@HISTORIES
 @given(rules=rule_sets(), messages=histories())
 def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -> None:
     with patch.object(fold, "ENDING_STEP", 2), patch.object(model_of, "ENDING_STEP", 2):
@@ -136,6 +141,7 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
         assert_same_stats(core.stats_records(), model.stats())
 
 
+@HISTORIES
 @given(rules=rule_sets(), messages=histories(), seed=st.integers(0, 2**32), step=st.sampled_from([1, 10_000]))
 def test_batch_boundaries_restarts_and_restores_do_not_matter(
     rules: Any, messages: list[Message], seed: int, step: int
@@ -164,6 +170,7 @@ def _boundaries(rules: Any, messages: list[Message], random: Random) -> None:
     second.check_rows()
 
 
+@HISTORIES
 @given(rules=rule_sets(), messages=histories(), start=st.integers(0, 60))
 def test_replaying_any_part_changes_nothing(rules: Any, messages: list[Message], start: int) -> None:
     # Statistics outlive the messages (eventsretentiondays): a forgotten regression has nothing left to replay.
