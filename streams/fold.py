@@ -337,7 +337,7 @@ class Fold(Overlay):
 
     def _tick(self, tick_ms: int) -> bool:
         """Take what is due, at most TICK_ROWS rows of it. False: changes must be written out first."""
-        if self._dirty_rows or self._dirty_regressions or self._moved:
+        if self._dirty_rows or self._dirty_regressions or self._moved or self._changes.ops:
             return False
         left = TICK_ROWS
         if self._deadline_head <= tick_ms:

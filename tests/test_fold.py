@@ -22,7 +22,6 @@ from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys
 
-
 HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
@@ -180,3 +179,13 @@ def test_replaying_any_part_changes_nothing(rules: Any, messages: list[Message],
     core.reopen()
     core.apply(messages[start:])
     assert (core.jobs, core.stats) == before
+
+
+def test_a_tick_finds_what_the_tick_before_it_moved() -> None:
+    core = Core(Rules(True, None, None, prune_ms=100, retention_ms=10**6, stats_ms=10**9))
+    beats = [(0, "job-live"), (150, None), (160, "job-live"), (170, None), (300, None)]
+    core.apply([
+        Message(offset, 10**12 + ms, key=b"run" if kind else None, kind=kind or "_livejobs.tick", value=b'{"uniqueid":"a","result":"live"}' if kind else None)
+        for offset, (ms, kind) in enumerate(beats)
+    ])
+    assert core.job_records() == {}
