@@ -14,12 +14,12 @@ from typing import TypeAlias, get_args
 
 import msgspec
 
+from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
+from livejobs.tables.times import DAY_MS, HOUR_MS
+
 ENVIRONMENT_PREFIX = "LIVEJOBS_"
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 PARTITIONS_MAX = 10_000
 DAYS_MAX = 36_500  # a hundred years: far above any use, and every sum of milliseconds stays far below 2^63
-SIGNATURE_BYTES_MAX = 256
 TOPIC_CHARACTERS_MAX = 249  # Kafka's own limit
 TICK_SECONDS_MAX = 3600.0
 

@@ -34,6 +34,7 @@ TICK_ROWS = 10_000
 
 EPOCH_BITS = 40
 
+_TICK = messages.TICK.encode()
 _encode = msgspec.json.encode
 
 
@@ -81,7 +82,7 @@ class Fold(Overlay):
             if name == "type":
                 kind = data or b""
         self.version = self._epoch | record.offset
-        if kind == b"_livejobs.tick":
+        if kind == _TICK:
             return self._tick(record.timestamp)
         if kind == b"job-live" and not self.rules.enable_live:
             self.counts["live_off"] += 1

@@ -32,13 +32,6 @@ SESSION_SECONDS = 6.0
 REBALANCE_SECONDS = 60.0
 
 
-class Opened(Protocol):
-    """What the lane knows of an open partition."""
-
-    fetch_offset: int
-    queued: int
-
-
 class Owner(Protocol):
     """Who opens and closes partitions; `ready` are the open ones by number."""
 

@@ -101,6 +101,15 @@ class Core:
         assert live | finished == {key: value for key, (value, _) in self.jobs.items()}
 
 
+def folded(rules: Any, messages: list[Message]) -> tuple[Core, Model]:
+    """The core and the model after the same messages."""
+    core, model = Core(Rules(**asdict(rules))), Model(rules)
+    core.apply(messages)
+    for m in messages:
+        model.apply(m.offset, m.timestamp, m.key, m.kind, m.value)
+    return core, model
+
+
 def close(a: float | None, b: float | None) -> bool:
     return a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-12))
 
@@ -118,10 +127,7 @@ def assert_same_stats(got: dict[str, dict[str, Any]], want: dict[str, dict[str, 
 @HISTORIES
 @given(rules=rule_sets(), messages=histories())
 def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
-    core, model = Core(Rules(**asdict(rules))), Model(rules)
-    core.apply(messages)
-    for m in messages:
-        model.apply(m.offset, m.timestamp, m.key, m.kind, m.value)
+    core, model = folded(rules, messages)
     assert core.job_records() == model.jobs()
     assert_same_stats(core.stats_records(), model.stats())
     assert core.rejects == model.rejects
@@ -132,10 +138,7 @@ def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
 @given(rules=rule_sets(), messages=histories())
 def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -> None:
     with patch.object(fold, "ENDING_STEP", 2), patch.object(model_of, "ENDING_STEP", 2):
-        core, model = Core(Rules(**asdict(rules))), Model(rules)
-        core.apply(messages)
-        for m in messages:
-            model.apply(m.offset, m.timestamp, m.key, m.kind, m.value)
+        core, model = folded(rules, messages)
         assert core.job_records() == model.jobs()
         assert_same_stats(core.stats_records(), model.stats())
 
