@@ -16,8 +16,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
-from livejobs.streams.config import DAY_MS, Config
+from livejobs.streams.config import Config
 from livejobs.streams.kafka import client_options
+from livejobs.tables.times import DAY_MS
 
 LEADERS_SECONDS_MAX = 30.0
 REQUEST_MS = 30_000
