@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.structs import ConsumerRecord
 
+from livejobs.streams import records as records_of
 from livejobs.streams import rules as rules_of
 from livejobs.streams.config import Config
-from livejobs.streams.fold import Fold
+from livejobs.streams.fold import Fold, Record
 from livejobs.streams.kafka import client_options
 from livejobs.streams.overlay import Changes, Output
+from livejobs.streams.records import BATCH_BYTES, RECORD_BYTES_MAX
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.regressions import NEVER_MS
@@ -32,9 +32,6 @@ TRANSACTION_SECONDS = 30.0
 RETRY_MS = 10
 """Kafka 4 answers the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
 ask again soon."""
-BATCH_BYTES = 1024 * 1024
-GZIP = 1
-RECORD_BYTES_MAX = 2 * 1024 * 1024
 
 Sent = tuple[asyncio.Future[Any], int]
 
@@ -85,7 +82,7 @@ class Partition:
             await producer.stop()
             raise
 
-    async def apply(self, start: int, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+    async def apply(self, start: int, records: Sequence[Record]) -> None:
         """Apply a fetched batch that begins at offset `start`, and commit it."""
         async with self._lock:
             if self.closed:
@@ -143,22 +140,10 @@ class Partition:
     async def _send(self, topic: str, partition: int, outputs: list[Output]) -> list[Sent]:
         """Send records to one partition of a topic, in batches; returns the batches' futures and sizes."""
         producer = self._producer
-        sent: list[Sent] = []
-        batch = producer.create_batch()
-        for key, value, headers in outputs:
-            if value is not None and len(value) > BATCH_BYTES:
-                # It came in a compressed batch, and fits the topic's limit only in one.
-                big = BatchBuilder(len(value), GZIP, is_transactional=True)
-                big.append(timestamp=None, key=key, value=value, headers=headers)
-                sent.append((await producer.send_batch(big, topic, partition=partition), 1))
-            elif batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
-                sent.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
-                batch = producer.create_batch()
-                batch.append(timestamp=None, key=key, value=value, headers=headers)
-        batch.close()
-        if batch.record_count():
-            sent.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
-        return sent
+        return [
+            (await producer.send_batch(batch, topic, partition=partition), batch.record_count())
+            for batch in records_of.batches(outputs)
+        ]
 
     async def close(self) -> None:
         """Let the batch at work finish, acknowledge what changed nothing, and give the partition back."""

@@ -17,12 +17,11 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from livejobs.streams import messages, statistics
-from livejobs.streams.messages import Job, Reject
+from livejobs.streams.messages import Finish, Reject
 from livejobs.streams.overlay import ABSENT, BATCH_BYTES, FINISHED, LIVE, Map, Overlay
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules, deadline
-from livejobs.streams.statistics import Numbers
-from livejobs.streams.transition import JOB, JobEvent
+from livejobs.streams.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
 from livejobs.tables.jobs import Headers, Row, Verdict
 from livejobs.tables.regressions import Ending, Regression
@@ -39,7 +38,7 @@ _encode = msgspec.json.encode
 
 
 class Record(Protocol):
-    """A message as a Kafka consumer gives it; `timestamp` is ms since the epoch."""
+    """A message as a consumer gives it (`streams.records`); `timestamp` is ms since the epoch."""
 
     @property
     def offset(self) -> int:
@@ -56,6 +55,10 @@ class Record(Protocol):
     @property
     def value(self) -> bytes | None:
         """The body."""
+
+    @property
+    def kind(self) -> bytes:
+        """The value of the last header `type`; empty without one."""
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
@@ -77,10 +80,7 @@ class Fold(Overlay):
 
     def apply(self, record: Record) -> bool:
         """Fold one message in. False: not taken; write out what `take` gives, and apply the same message again."""
-        kind = b""
-        for name, data in record.headers:
-            if name == "type":
-                kind = data or b""
+        kind = record.kind
         self.version = self._epoch | record.offset
         if kind == _TICK:
             return self._tick(record.timestamp)
@@ -206,9 +206,9 @@ class Fold(Overlay):
     # ------------------------------------------------------------------ jobs
 
     def _job_live(self, regression: Regression, record: Record) -> None:
-        _, identity = messages.live(record.value)
+        tail = messages.live(record.value)
         self._open_only(regression)
-        key = regression.prefix + _encode(identity)[1:]
+        key = regression.prefix + tail
         row = self._row(regression, key)
         if row.state == FINISHED:
             self.counts["late_live"] += 1
@@ -236,27 +236,29 @@ class Fold(Overlay):
             except Reject as error:
                 self._reject(record, error, item, index)
 
-    def _finish(self, regression: Regression, body: bytes, parsed: tuple[Job, list[str]]) -> None:
-        job, identity = parsed
+    def _finish(self, regression: Regression, body: bytes, given: Finish) -> None:
         self._open_only(regression)
-        key = regression.prefix + _encode(identity)[1:]
+        key = regression.prefix + given.key
         row = self._row(regression, key)
-        old = None
+        old, old_ms = None, row.updated_ms
         if row.state == FINISHED:
             old_body = self._body(key, row)
             if messages.same_json(old_body, body):
                 self.counts["repeated_finish"] += 1
                 return
-            old = statistics.numbers(messages.finish(old_body)[0], row.updated_ms)
+            old = messages.finish(old_body)
+            statistics.subtract(regression, old)
         self._heard(regression)
-        new = statistics.numbers(job, self.now_ms)
-        statistics.count(regression, row, -1, old)
-        sig = statistics.signature_of(regression, job, self.rules.timeout_signature) if job.result == "fail" else None
-        self._move(regression, key, row, JobEvent.FINISH, result=job.result or "", body=body, sig=sig, counted=True)
-        statistics.count(regression, row, 1, new)
-        statistics.extend(regression, new)
+        statistics.leave(regression, row)
+        sig = None
+        if given.result == "fail":
+            sig = statistics.signature_of(regression, given, self.rules.timeout_signature)
+        self._place(regression, key, row, JobEvent.FINISH, result=given.result, body=body, sig=sig)
+        statistics.enter(regression, row)
+        statistics.add(regression, given)
+        statistics.extend(regression, given, self.now_ms)
         if old is not None:
-            self._correct_extremes(regression, old, new)
+            self._correct_extremes(regression, old, old_ms, given)
 
     def _move(  # noqa: PLR0913  all but the first four by name
         self,
@@ -269,31 +271,44 @@ class Fold(Overlay):
         body: bytes | None,
         sig: str | None = None,
         verdict: Verdict | None = None,
-        counted: bool = False,
     ) -> None:
-        """Take a job where the transition table says; the statistics follow, unless the caller has counted already."""
-        target = JOB[row.state, event]
-        if not counted:
-            statistics.count(regression, row, -1)
+        """Take a job where the transition table says; the counts follow."""
+        statistics.leave(regression, row)
+        self._place(regression, key, row, event, result=result, body=body, sig=sig, verdict=verdict)
+        statistics.enter(regression, row)
+
+    def _place(  # noqa: PLR0913  all but the first four by name
+        self,
+        regression: Regression,
+        key: bytes,
+        row: Row,
+        event: JobEvent,
+        *,
+        result: str,
+        body: bytes | None,
+        sig: str | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:
+        target = MOVES[event][row.state]
+        if target is None:
+            raise KeyError(f"a job that is {row.state!r} can't {event!r}")
         if row.state == ABSENT:
             row.first_seen = times.to_text(self.now_ms)
         row.state, row.result, row.body, row.updated_ms = target, result, body, self.now_ms
         row.signature, row.verdict = sig, verdict
         if target != LIVE:
             row.spared = 0
-        if not counted:
-            statistics.count(regression, row, 1)
         self._touch(regression, key, row)
 
     # ------------------------------------------------------------------ statistics
 
-    def _correct_extremes(self, regression: Regression, old: Numbers, new: Numbers) -> None:
+    def _correct_extremes(self, regression: Regression, old: Finish, old_ms: int, new: Finish) -> None:
         """After a correction that narrows the span of time, look for its new ends."""
-        if not statistics.uncovers(regression, old, new):
+        if not statistics.uncovers(regression, old, old_ms, new, self.now_ms):
             return
         regression.first_start_ms = regression.last_finish_ms = None
         for body, updated_ms in self._finished(regression):
-            statistics.extend(regression, statistics.numbers(messages.finish(body)[0], updated_ms))
+            statistics.extend(regression, messages.finish(body), updated_ms)
 
     # ------------------------------------------------------------------ the system decides
 

@@ -14,11 +14,11 @@ import aiokafka
 import faust
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.structs import ConsumerRecord
 from faust.serializers.codecs import Codec
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, ConsumerMessage
 
+from livejobs.streams.fold import Record
 from livejobs.streams.kafka import client_options
 
 BATCH_RECORDS_MAX = 4000
@@ -49,7 +49,7 @@ class Batch:
 
     __slots__ = ("partition", "records", "start")
 
-    def __init__(self, partition: Any, start: int, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+    def __init__(self, partition: Any, start: int, records: Sequence[Record]) -> None:
         self.partition, self.start, self.records = partition, start, records
 
 

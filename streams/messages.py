@@ -2,16 +2,18 @@
 
 The publisher refuses by these rules and the worker rejects by them: there is one set. msgspec's types check most of
 it while decoding; what JSON itself leaves open (duplicate keys, depth) is checked here, without a second parse where
-the text allows it.
+the text allows it. Plain job bodies, nearly all, are read by `streams._native` where that is built.
 """
 
 import json
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
+from livejobs.streams.compiled import native
 from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
+from livejobs.tables import times
 
 KEY_BYTES_MAX = 1024
 JOB_BYTES_MAX = 512 * 1024
@@ -164,26 +166,83 @@ def refuse_type(kind: bytes) -> NoReturn:
     raise Reject("bad-type", f"type {shown!r}: allowed are {', '.join(sorted(TYPES))}")
 
 
-def live(body: bytes | None) -> tuple[Job, list[str]]:
-    """A job-live's job and identity (without the regression). Raises Reject."""
-    job, identity = _job(body)
+class Finish(NamedTuple):
+    """What the rules need of a finished job."""
+
+    key: bytes
+    """What follows the regression in its key: see `identity`."""
+    result: str
+    cycles: int
+    compute_ms: int
+    runtime_ms: int
+    rated: bool
+    """It has both cycles and runtime."""
+    start_ms: int | None
+    """Start, ms since the epoch."""
+    finish_ms: int | None
+    """End, given or start + runtime; None: the broker's time stands for it."""
+    bucketed: bool
+    """`reason` is a fail signature of the farm's own."""
+    reason: bytes | None
+    """Of a fail: the JSON text of its `bucket`, or else of its `fail_message`."""
+
+
+def live(body: bytes | None) -> bytes:
+    """What follows the regression in the key of a job-live's job. Raises Reject."""
+    if native is not None:
+        plain: bytes | None = native.live(body)
+        if plain is not None:
+            return plain
+    return checked_live(body)
+
+
+def checked_live(body: bytes | None) -> bytes:
+    """`live`, for any body."""
+    job, key = _job(body)
     if job.result != "live":
         raise Reject("bad-field", f'result: must be "live", not {job.result!r}')
     if job.fail_message or job.compute_ms or job.runtime_ms or job.cycles:
         for name in ("fail_message", "compute_ms", "runtime_ms", "cycles"):
             if getattr(job, name):
                 raise Reject("bad-field", f"{name}: not allowed in a live job")
-    return job, identity
+    return key
 
 
-def finish(body: bytes | None) -> tuple[Job, list[str]]:
-    """A finished job and its identity (without the regression). Raises Reject."""
-    job, identity = _job(body)
+def finish(body: bytes | None) -> Finish:
+    """What a finished job gives. Raises Reject."""
+    if native is not None:
+        plain = native.finish(body)
+        if plain is not None:
+            return tuple.__new__(Finish, plain)
+    return checked_finish(body)
+
+
+def checked_finish(body: bytes | None) -> Finish:
+    """`finish`, for any body."""
+    job, key = _job(body)
     if job.result not in ("pass", "fail", "skip"):
         raise Reject("bad-field", f"result: must be pass, fail or skip, not {job.result!r}")
     if job.bucket and len(job.bucket.encode()) > SIGNATURE_BYTES_MAX:
         raise Reject("too-large", f"bucket: more than {SIGNATURE_BYTES_MAX} bytes")
-    return job, identity
+    start_ms = None if job.start_time is None else times.to_ms(job.start_time)
+    finish_ms = None if job.finish_time is None else times.to_ms(job.finish_time)
+    if finish_ms is None and start_ms is not None and job.runtime_ms is not None:
+        finish_ms = start_ms + int(job.runtime_ms)
+        if finish_ms > times.MS_MAX:
+            finish_ms = None
+    reason = job.bucket or job.fail_message
+    return Finish(
+        key,
+        job.result,
+        int(job.cycles or 0),
+        int(job.compute_ms or 0),
+        int(job.runtime_ms or 0),
+        job.cycles is not None and job.runtime_ms is not None,
+        start_ms,
+        finish_ms,
+        bool(job.bucket),
+        None if reason is None or job.result != "fail" else _encode(reason),
+    )
 
 
 def batch(body: bytes | None) -> list[bytes]:
@@ -239,8 +298,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _job(body: bytes | None) -> tuple[Job, list[str]]:
-    """A job, and its identity inside its regression: uniqueid, or the five key fields."""
+def _job(body: bytes | None) -> tuple[Job, bytes]:
+    """A job, and what follows its regression in its key."""
     if not body:
         raise Reject("bad-json", "body: empty, a JSON object is needed")
     if len(body) > JOB_BYTES_MAX:
@@ -255,26 +314,26 @@ def _job(body: bytes | None) -> tuple[Job, list[str]]:
         value = getattr(job, name)
         if value is not None:
             setattr(job, name, _number(name, value))
-    seed = job.seed
-    if seed is not None and type(seed) is not str:
-        seed = job.seed = bytes(_decode_seed(body).seed).decode()
+    if job.seed is not None and type(job.seed) is not str:
+        job.seed = bytes(_decode_seed(body).seed).decode()
+    return job, _encode(_identity(job, values.get("start_time")))[1:]
+
+
+def _identity(job: Job, start_time: str | None) -> list[str]:
+    """Who a job is inside its regression: uniqueid, or the five key fields, the time as it was given."""
     if job.uniqueid:
-        return job, [job.uniqueid]
-    category, jobdir, config = job.category, job.jobdir, job.config
-    if job.start_time is None or not category or not jobdir or seed is None or config is None:
-        _refuse_identity(job)
-    return job, [values["start_time"], category, jobdir, seed, config]
+        return [job.uniqueid]
+    given = (start_time, job.category or None, job.jobdir or None, job.seed, job.config)
+    found = [value for value in given if value is not None]
+    if len(found) < len(given):
+        name = _IDENTITY[given.index(None)]
+        raise Reject("bad-field", f"{name}: missing (a job needs uniqueid, or {', '.join(_IDENTITY)})")
+    return found  # type: ignore[return-value]  # a number as seed became its text
 
 
 def _check_time(name: str, moment: datetime) -> None:
     if moment.tzinfo is None or not 1 < moment.year < YEAR_MAX:
         raise Reject("bad-field", f"{name}: an RFC 3339 time with an offset is needed, year 2 to {YEAR_MAX - 1}")
-
-
-def _refuse_identity(job: Job) -> NoReturn:
-    given = (job.start_time, job.category or None, job.jobdir or None, job.seed, job.config)
-    name = _IDENTITY[given.index(None)]
-    raise Reject("bad-field", f"{name}: missing (a job needs uniqueid, or {', '.join(_IDENTITY)})")
 
 
 def _number(name: str, value: float) -> int:

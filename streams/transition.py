@@ -41,6 +41,9 @@ JOB = MappingProxyType(
     }
 )
 
+MOVES = tuple(tuple(JOB.get((state, event)) for state in JobState) for event in JobEvent)
+"""JOB by event and state, for those who look up many; None: no such move."""
+
 
 class Phase(IntEnum):
     """Where a regression stands. TANKED is no phase: it hides one."""

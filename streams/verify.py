@@ -25,13 +25,13 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord
 
 from livejobs.streams import messages, statistics, topics
 from livejobs.streams.config import Config
-from livejobs.streams.fold import EPOCH_BITS, Fold
+from livejobs.streams.fold import EPOCH_BITS, Fold, Record
 from livejobs.streams.kafka import client_options
 from livejobs.streams.partitioner import partition_of
+from livejobs.streams.records import install as install_records
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate, JobRecord
@@ -122,6 +122,7 @@ def run(config: Config, progress: Progress = lambda _done, _total: None) -> Repo
 
     Raises VerifyError and TopicsError (also: no broker answers), ConfigError.
     """
+    install_records()
     return asyncio.run(_run(config, progress))
 
 
@@ -224,7 +225,7 @@ class _Source:
 
     async def read(
         self, tp: TopicPartition, start: int, end: int
-    ) -> AsyncIterator[Sequence[ConsumerRecord[bytes, bytes]]]:
+    ) -> AsyncIterator[Sequence[Record]]:
         """The committed records from offset to offset; waits until the transactions between them have ended."""
         self._reader.assign([tp])
         self._reader.seek(tp, start)
@@ -322,13 +323,13 @@ class _Partition:
             self._work.show()
         left[self._number] = 0
 
-    def _note_opened(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+    def _note_opened(self, records: Sequence[Record]) -> None:
         """Note which regressions begin with a regr-start in what is left of `job-events`."""
         opened: dict[bytes, bytes] = {}
         for record in records:
             if record.key and record.key not in opened:
                 known = self._copy.get(OPENED + record.key)
-                opened[record.key] = known or (b"start" if ("type", b"regr-start") in record.headers else b"other")
+                opened[record.key] = known or (b"start" if record.kind == b"regr-start" else b"other")
         self._copy.write((OPENED + key, value) for key, value in opened.items())
 
     async def _copy_to(self, tp: TopicPartition, table: bytes, start: int, end: int) -> None:
@@ -504,14 +505,14 @@ class Count:
             self._signatures[name] = self._signatures.get(name, 0) + 1
         if row.result == "live" or row.verdict is not None:
             return
-        given = statistics.numbers(messages.finish(bytes(row.job))[0], times.from_text(row.updated))
+        given = messages.finish(bytes(row.job))
         rated = (given.cycles, given.runtime_ms) if given.rated else (0, 0)
         self._sums = [
             a + b for a, b in zip(self._sums, (given.cycles, given.compute_ms, given.runtime_ms, *rated), strict=True)
         ]
         if given.start_ms is not None:
             self._starts = [min([*self._starts, given.start_ms])]
-        self._finishes = [max([*self._finishes, given.finish_ms])]
+        self._finishes = [max([*self._finishes, statistics.end_ms(given, times.from_text(row.updated))])]
 
     def differences(self, shown: str, stats_topic: str, jobs_topic: str, got: Kept) -> Iterator[str]:
         """One line for each field of a statistics record (state header, value) that the rows do not give."""

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from livejobs.streams import messages, topics
+from livejobs.streams import messages, records, topics
 from livejobs.streams.commit import Partition
 from livejobs.streams.config import Config
 from livejobs.streams.health import Health
@@ -210,6 +210,7 @@ def run(config: Config) -> NoReturn:
     logging.getLogger("aiokafka.producer.sender").setLevel(
         logging.ERROR
     )  # warns of each retry, and Kafka 4 makes it retry once a transaction
+    records.install()
     uvloop.install()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

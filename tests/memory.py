@@ -37,3 +37,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
+
+    @property
+    def kind(self) -> bytes:
+        return next((value for name, value in reversed(self.headers) if name == "type"), b"") or b""

@@ -1,0 +1,814 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
+"""What is done to every byte, compiled: record batches unpacked and packed, and job bodies read in one pass.
+
+It holds no rule of its own. `live` and `finish` answer for plain bodies only, and then exactly what
+`streams.messages` would answer; for all others they return None, and `streams.messages` decides. `tests/test_native.py`
+holds both against each other. Without this module (no C compiler at hand when livejobs was installed) all is the same,
+and slower.
+
+The format of record batches is Kafka's, version 2: the record batch section of its protocol guide.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <stddef.h>
+    #include <string.h>
+
+    static uint32_t lj_crc_table[8][256];
+    static int lj_crc_ready = 0;
+
+    static void lj_crc_init(void) {
+        for (uint32_t i = 0; i < 256; i++) {
+            uint32_t crc = i;
+            for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0x82F63B78u & (0u - (crc & 1)));
+            lj_crc_table[0][i] = crc;
+        }
+        for (uint32_t i = 0; i < 256; i++)
+            for (int t = 1; t < 8; t++)
+                lj_crc_table[t][i] = (lj_crc_table[t - 1][i] >> 8) ^ lj_crc_table[0][lj_crc_table[t - 1][i] & 255];
+        lj_crc_ready = 1;
+    }
+
+    static uint32_t lj_crc_soft(uint32_t crc, const unsigned char *at, size_t size) {
+        if (!lj_crc_ready) lj_crc_init();
+        for (; size >= 8; at += 8, size -= 8) {
+            crc ^= (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+            crc = lj_crc_table[7][crc & 255] ^ lj_crc_table[6][crc >> 8 & 255] ^ lj_crc_table[5][crc >> 16 & 255]
+                ^ lj_crc_table[4][crc >> 24] ^ lj_crc_table[3][at[4]] ^ lj_crc_table[2][at[5]]
+                ^ lj_crc_table[1][at[6]] ^ lj_crc_table[0][at[7]];
+        }
+        for (; size; at++, size--) crc = (crc >> 8) ^ lj_crc_table[0][(crc ^ *at) & 255];
+        return crc;
+    }
+
+    #if defined(__x86_64__) && defined(__GNUC__)
+    __attribute__((target("sse4.2")))
+    static uint32_t lj_crc_hard(uint32_t crc, const unsigned char *at, size_t size) {
+        uint64_t wide = crc;
+        for (; size >= 8; at += 8, size -= 8) {
+            uint64_t word;
+            memcpy(&word, at, 8);
+            wide = __builtin_ia32_crc32di(wide, word);
+        }
+        crc = (uint32_t)wide;
+        for (; size; at++, size--) crc = __builtin_ia32_crc32qi(crc, *at);
+        return crc;
+    }
+    static uint32_t lj_crc32c(const unsigned char *at, size_t size) {
+        return ~(__builtin_cpu_supports("sse4.2") ? lj_crc_hard : lj_crc_soft)(0xFFFFFFFFu, at, size);
+    }
+    #else
+    static uint32_t lj_crc32c(const unsigned char *at, size_t size) {
+        return ~lj_crc_soft(0xFFFFFFFFu, at, size);
+    }
+    #endif
+    static uint32_t lj_crc32c_soft(const unsigned char *at, size_t size) {
+        return ~lj_crc_soft(0xFFFFFFFFu, at, size);
+    }
+    """
+    uint32_t lj_crc32c(const uint8_t *at, size_t size) noexcept nogil
+    uint32_t lj_crc32c_soft(const uint8_t *at, size_t size) noexcept nogil
+
+
+def crc32c(bytes data not None, bint portable=False):
+    """CRC-32C of bytes: by the processor's instruction where it has one, or by table (`portable`)."""
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+    return (lj_crc32c_soft if portable else lj_crc32c)(at, PyBytes_GET_SIZE(data))
+
+
+# ---------------------------------------------------------------------------------------------------- records
+
+cdef enum:
+    HEAD_BYTES = 61  # a batch's header
+    LOG_BYTES = 12  # of it: base offset and length, which the length does not count
+    CRC_FROM = 21  # the checksum covers what follows it
+    LOG_APPEND_TIME = 0x08
+    NOT_PLAIN = 0x37  # compressed, transactional or control
+
+cdef inline uint64_t _big(const uint8_t *at, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline void _put_big(uint8_t *at, uint64_t value, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        at[size - 1 - i] = value >> (8 * i) & 255
+
+
+cdef inline const uint8_t *_varint(const uint8_t *at, const uint8_t *end, int64_t *value) noexcept nogil:
+    """Read a zigzag varint; NULL if it does not end in time."""
+    cdef uint64_t raw = 0
+    cdef int shift = 0
+    while at != NULL and at < end and shift < 64:
+        raw |= <uint64_t>(at[0] & 127) << shift
+        if at[0] < 128:
+            value[0] = <int64_t>(raw >> 1) ^ -<int64_t>(raw & 1)
+            return at + 1
+        at += 1
+        shift += 7
+    return NULL
+
+
+cdef inline uint8_t *_put_varint(uint8_t *at, int64_t value) noexcept nogil:
+    cdef uint64_t raw = (<uint64_t>value << 1) ^ <uint64_t>(value >> 63)
+    while raw > 127:
+        at[0] = raw & 127 | 128
+        at += 1
+        raw >>= 7
+    at[0] = raw
+    return at + 1
+
+
+cdef dict _kinds = {kind: kind for kind in (
+    b"job-live", b"job-finish", b"batch-job-finish", b"regr-start", b"regr-update", b"regr-finish", b"regr-tank",
+    b"_livejobs.tick")}
+
+
+cdef class Record:
+    """One record of a partition: what a ConsumerRecord has of it, and `kind`, the value of its last header `type`."""
+
+    cdef readonly long long offset
+    cdef readonly long long timestamp
+    cdef readonly bytes key
+    cdef readonly bytes value
+    cdef readonly bytes kind
+    cdef bytes _headers  # as they are in the batch, from their number on
+
+    @property
+    def headers(self):
+        """Names and values, in order. A name that is no UTF-8 is read with surrogates, so that nothing is lost."""
+        cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(self._headers)
+        cdef const uint8_t *end = at + PyBytes_GET_SIZE(self._headers)
+        cdef int64_t count = 0, size = 0
+        at = _varint(at, end, &count)
+        found = []
+        while count > 0:
+            at = _varint(at, end, &size)
+            name = at[:size].decode("utf-8", "surrogateescape")
+            at = _varint(at + size, end, &size)
+            found.append((name, at[:size] if size >= 0 else None))
+            at += size if size > 0 else 0
+            count -= 1
+        return found
+
+
+cdef const uint8_t *_sized(const uint8_t *at, const uint8_t *end, int64_t *size) noexcept nogil:
+    """Read the length of what follows, which must be there; -1 stands for null."""
+    at = _varint(at, end, size)
+    if at == NULL or size[0] < -1 or size[0] > end - at:
+        return NULL
+    return at
+
+
+cdef Record _record(const uint8_t *at, const uint8_t *end):
+    """The record between `at` and `end`, its offset and time still relative; None if it is malformed."""
+    cdef Record record = Record.__new__(Record)
+    cdef int64_t size = 0, count = 0, delta = 0
+    cdef const uint8_t *headers
+    cdef const uint8_t *name
+    if at >= end:
+        return None
+    at = _varint(at + 1, end, &delta)  # behind the attributes
+    record.timestamp = delta
+    at = _varint(at, end, &delta)
+    record.offset = delta
+    at = _sized(at, end, &size)
+    if at == NULL:
+        return None
+    if size >= 0:
+        record.key = PyBytes_FromStringAndSize(<const char *>at, size)
+        at += size
+    at = _sized(at, end, &size)
+    if at == NULL:
+        return None
+    if size >= 0:
+        record.value = PyBytes_FromStringAndSize(<const char *>at, size)
+        at += size
+    headers = at
+    at = _varint(at, end, &count)
+    record.kind = b""
+    while at != NULL and count > 0:
+        at = _sized(at, end, &size)
+        if at == NULL or size < 0:
+            return None
+        name = at if size == 4 and memcmp(at, b"type", 4) == 0 else NULL
+        at = _sized(at + size, end, &size)
+        if at == NULL:
+            return None
+        if name != NULL:
+            kind = at[:size] if size > 0 else b""
+            record.kind = _kinds.get(kind, kind)
+        at += size if size > 0 else 0
+        count -= 1
+    if at != end or count < 0:
+        return None
+    record._headers = PyBytes_FromStringAndSize(<const char *>headers, end - headers)
+    return record
+
+
+def records(bytes data not None, Py_ssize_t count, long long base_offset, long long base_ms, bint append_time):
+    """The records in the (uncompressed) body of one batch. ValueError where it is malformed.
+
+    `base_ms` is the first record's time, or with `append_time` the time of all of them.
+    """
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+    return _records(at, at + PyBytes_GET_SIZE(data), count, base_offset, base_ms, append_time, [])
+
+
+cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long long base_offset, long long base_ms,
+                   bint append_time, list found):
+    cdef int64_t size = 0
+    cdef Record record
+    while count > 0:
+        at = _sized(at, end, &size)
+        record = None if at == NULL else _record(at, at + size)
+        if record is None:
+            raise ValueError(f"a record of the batch at offset {base_offset} is malformed")
+        record.offset += base_offset
+        record.timestamp = base_ms if append_time else base_ms + record.timestamp
+        found.append(record)
+        at += size
+        count -= 1
+    if at != end:
+        raise ValueError(f"the batch at offset {base_offset} is longer than its records")
+    return found
+
+
+def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
+    """Unpack consecutive plain batches of a fetched record set, from position `at` on.
+
+    Stops before a batch that is compressed, part of a transaction, of another version or not there as a whole, and
+    after `most` records. Returns the records, the position behind them and the offset after the last batch (-1: there
+    was none). ValueError where a batch is malformed.
+    """
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef const uint8_t *head
+    cdef Py_ssize_t total = PyBytes_GET_SIZE(data), size
+    cdef int64_t next_offset = -1, base
+    cdef bint append_time
+    cdef list found = []
+    while total - at >= HEAD_BYTES and len(found) < most:
+        head = start + at
+        size = LOG_BYTES + <Py_ssize_t>_big(head + 8, 4)
+        if size < HEAD_BYTES or size > total - at or head[16] != 2 or head[22] & NOT_PLAIN:
+            break
+        base = <int64_t>_big(head, 8)
+        if _big(head + 17, 4) != lj_crc32c(head + CRC_FROM, size - CRC_FROM):
+            raise ValueError(f"the batch at offset {base} has a wrong checksum")
+        append_time = head[22] & LOG_APPEND_TIME
+        _records(head + HEAD_BYTES, head + size, <int>_big(head + 57, 4), base,
+                 <int64_t>_big(head + (35 if append_time else 27), 8), append_time, found)
+        next_offset = base + <int>_big(head + 23, 4) + 1
+        at += size
+    return found, at, next_offset
+
+
+cdef inline Py_ssize_t _record_bytes_max(bytes key, bytes value, list headers) except -1:
+    cdef Py_ssize_t size = 64
+    size += 0 if key is None else PyBytes_GET_SIZE(key)
+    size += 0 if value is None else PyBytes_GET_SIZE(value)
+    for name, data in headers:
+        size += 20 + 4 * len(name) + (0 if data is None else len(data))
+    return size
+
+
+cdef uint8_t *_put_bytes(uint8_t *at, bytes data) noexcept:
+    cdef Py_ssize_t size
+    if data is None:
+        return _put_varint(at, -1)
+    size = PyBytes_GET_SIZE(data)
+    at = _put_varint(at, size)
+    memcpy(at, PyBytes_AS_STRING(data), size)
+    return at + size
+
+
+def pack(list outputs not None, Py_ssize_t start, Py_ssize_t bytes_max):
+    """Pack outputs (key, value, headers), from index `start` on, behind an empty batch header.
+
+    Returns a bytearray of at most `bytes_max` bytes (more only where one output alone needs more) and the index of the
+    next output. All records have the batch's time.
+    """
+    cdef bytearray packed = bytearray(bytes_max if bytes_max < 65536 else 65536)
+    cdef uint8_t *base = packed
+    cdef uint8_t *at
+    cdef Py_ssize_t used = HEAD_BYTES, need, i = start, room = len(packed), scratch_size
+    cdef bytes key, value, name_bytes
+    cdef list headers
+    cdef uint8_t length[10]
+    while i < len(outputs):
+        key, value, headers = outputs[i]
+        need = _record_bytes_max(key, value, headers)
+        if i > start and used + need > bytes_max:
+            break
+        if used + need + 10 > room:
+            room = max(2 * room, used + need + 10)
+            packed.extend(bytes(room - len(packed)))
+            base = packed
+        at = base + used + 10  # the record's length is put before it afterwards
+        at[0] = 0
+        at = _put_varint(at + 1, 0)
+        at = _put_varint(at, i - start)
+        at = _put_bytes(at, key)
+        at = _put_bytes(at, value)
+        at = _put_varint(at, len(headers))
+        for name, data in headers:
+            name_bytes = (<str>name).encode("utf-8", "surrogateescape")
+            at = _put_bytes(at, name_bytes)
+            at = _put_bytes(at, data)
+        need = at - (base + used + 10)
+        scratch_size = _put_varint(length, need) - length
+        memcpy(base + used, length, scratch_size)
+        memmove_down(base + used + scratch_size, base + used + 10, need)
+        used += scratch_size + need
+        i += 1
+    del packed[used:]
+    return packed, i
+
+
+cdef extern from "string.h" nogil:
+    void *memmove_down "memmove"(void *to, const void *source, size_t size)
+
+
+def seal(bytearray packed not None, int attributes, long long now_ms, long long producer_id, int producer_epoch, int sequence,
+         int count):
+    """Fill in the header of a packed batch."""
+    cdef uint8_t *head = packed
+    cdef Py_ssize_t size = len(packed)
+    if size < HEAD_BYTES:
+        raise ValueError("no packed batch")
+    _put_big(head, 0, 8)
+    _put_big(head + 8, size - LOG_BYTES, 4)
+    _put_big(head + 12, <uint64_t>-1, 4)
+    head[16] = 2
+    _put_big(head + 21, attributes, 2)
+    _put_big(head + 23, count - 1, 4)
+    _put_big(head + 27, now_ms, 8)
+    _put_big(head + 35, now_ms, 8)
+    _put_big(head + 43, <uint64_t>producer_id, 8)
+    _put_big(head + 51, <uint64_t>producer_epoch, 2)
+    _put_big(head + 53, <uint64_t>sequence, 4)
+    _put_big(head + 57, count, 4)
+    _put_big(head + 17, lj_crc32c(head + CRC_FROM, size - CRC_FROM), 4)
+
+
+# ---------------------------------------------------------------------------------------------------- job bodies
+
+cdef enum:
+    JOB_BYTES_MAX = 512 * 1024
+    SIGNATURE_BYTES_MAX = 256
+    DIGITS_MAX = 17
+    DEPTH_MAX = 12
+    NAMES_MAX = 32
+
+cdef enum:  # the fields of a job
+    START_TIME, CATEGORY, JOBDIR, SEED, CONFIG, UNIQUEID, BUILD, TESTGROUP, HOST, USERNAME, SOURCECODE, EXTID, METADATA
+    RESULT, COMPUTE_MS, RUNTIME_MS, CYCLES, EXIT_CODE, FINISH_TIME, FAIL_MESSAGE, BUCKET, FIELDS, UNKNOWN
+
+cdef struct Span:  # a value in the text; a string without its quotes
+    const uint8_t *at
+    Py_ssize_t size
+    bint escaped
+
+cdef struct Body:
+    Span spans[22]  # by Field; at is NULL: absent or null
+    int64_t numbers[22]
+
+cdef struct Names:  # the keys of one object
+    Span spans[32]
+    int count
+
+cdef inline int _field(const uint8_t *at, Py_ssize_t size) noexcept nogil:
+    if size == 4:
+        if memcmp(at, b"seed", 4) == 0: return SEED
+        if memcmp(at, b"host", 4) == 0: return HOST
+    elif size == 5:
+        if memcmp(at, b"build", 5) == 0: return BUILD
+        if memcmp(at, b"extid", 5) == 0: return EXTID
+    elif size == 6:
+        if memcmp(at, b"jobdir", 6) == 0: return JOBDIR
+        if memcmp(at, b"config", 6) == 0: return CONFIG
+        if memcmp(at, b"result", 6) == 0: return RESULT
+        if memcmp(at, b"cycles", 6) == 0: return CYCLES
+        if memcmp(at, b"bucket", 6) == 0: return BUCKET
+    elif size == 8:
+        if memcmp(at, b"category", 8) == 0: return CATEGORY
+        if memcmp(at, b"username", 8) == 0: return USERNAME
+        if memcmp(at, b"metadata", 8) == 0: return METADATA
+        if memcmp(at, b"uniqueid", 8) == 0: return UNIQUEID
+    elif size == 9:
+        if memcmp(at, b"testgroup", 9) == 0: return TESTGROUP
+        if memcmp(at, b"exit_code", 9) == 0: return EXIT_CODE
+    elif size == 10:
+        if memcmp(at, b"start_time", 10) == 0: return START_TIME
+        if memcmp(at, b"compute_ms", 10) == 0: return COMPUTE_MS
+        if memcmp(at, b"runtime_ms", 10) == 0: return RUNTIME_MS
+        if memcmp(at, b"sourcecode", 10) == 0: return SOURCECODE
+    elif size == 11:
+        if memcmp(at, b"finish_time", 11) == 0: return FINISH_TIME
+    elif size == 12:
+        if memcmp(at, b"fail_message", 12) == 0: return FAIL_MESSAGE
+    return UNKNOWN
+
+
+cdef inline const uint8_t *_space(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    while at < end and (at[0] == 32 or at[0] == 10 or at[0] == 13 or at[0] == 9):
+        at += 1
+    return at
+
+
+cdef inline uint64_t _special(uint64_t word) noexcept nogil:
+    """Not 0 if one of eight bytes is a quote, a backslash or a control character."""
+    cdef uint64_t ones = 0x0101010101010101, highs = 0x8080808080808080
+    cdef uint64_t quote = word ^ (ones * 34), slash = word ^ (ones * 92)
+    return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - ones * 32) & ~word)) & highs
+
+
+cdef const uint8_t *_string(const uint8_t *at, const uint8_t *end, Span *span) noexcept nogil:
+    """Read a string from its opening quote on; the text is known to be UTF-8. NULL: not plain."""
+    cdef uint64_t word
+    if at >= end or at[0] != 34:
+        return NULL
+    at += 1
+    span.at, span.escaped = at, False
+    while True:
+        while end - at >= 8:
+            memcpy(&word, at, 8)
+            if _special(word):
+                break
+            at += 8
+        while at < end and at[0] != 34 and at[0] != 92 and at[0] >= 32:
+            at += 1
+        if at >= end or at[0] < 32:
+            return NULL
+        if at[0] == 34:
+            span.size = at - span.at
+            return at + 1
+        span.escaped = True  # a backslash
+        if end - at < 2 or (at[1] != 34 and at[1] != 92 and at[1] != 47 and at[1] != 98 and at[1] != 102
+                            and at[1] != 110 and at[1] != 114 and at[1] != 116):
+            return NULL
+        at += 2
+
+
+cdef const uint8_t *_number(const uint8_t *at, const uint8_t *end, Span *span, int64_t *value) noexcept nogil:
+    """Read a number of few digits; `value` is -1 unless it is a non-negative integer. NULL: not plain."""
+    cdef const uint8_t *digits
+    cdef int64_t total = 0
+    span.at, span.escaped = at, False
+    if at < end and at[0] == 45:
+        at += 1
+    digits = at
+    while at < end and 48 <= at[0] <= 57 and at - digits < DIGITS_MAX:
+        total = total * 10 + at[0] - 48
+        at += 1
+    if at == digits or (digits[0] == 48 and at - digits > 1):
+        return NULL
+    value[0] = total if digits == span.at else -1
+    if at < end and at[0] == 46:
+        value[0] = -1
+        at += 1
+        digits = at
+        while at < end and 48 <= at[0] <= 57 and at - digits < DIGITS_MAX:
+            at += 1
+        if at == digits:
+            return NULL
+    span.size = at - span.at
+    if at < end and (48 <= at[0] <= 57 or at[0] == 101 or at[0] == 69 or at[0] == 46):
+        return NULL
+    return at
+
+
+cdef inline const uint8_t *_word(const uint8_t *at, const uint8_t *end, const char *word, int size) noexcept nogil:
+    return at + size if end - at >= size and memcmp(at, word, size) == 0 else NULL
+
+
+cdef inline bint _is_new(Names *names, Span *name) noexcept nogil:
+    cdef int i
+    if name.escaped or names.count == NAMES_MAX:
+        return False
+    for i in range(names.count):
+        if names.spans[i].size == name.size and memcmp(names.spans[i].at, name.at, name.size) == 0:
+            return False
+    names.spans[names.count] = name[0]
+    names.count += 1
+    return True
+
+
+cdef const uint8_t *_value(const uint8_t *at, const uint8_t *end, int depth) noexcept nogil:
+    """Read past any value. NULL: not plain."""
+    cdef Span span
+    cdef Names names
+    cdef int64_t number
+    cdef uint8_t closing
+    if at >= end or depth > DEPTH_MAX:
+        return NULL
+    if at[0] == 34:
+        return _string(at, end, &span)
+    if at[0] == 110:
+        return _word(at, end, b"null", 4)
+    if at[0] == 116:
+        return _word(at, end, b"true", 4)
+    if at[0] == 102:
+        return _word(at, end, b"false", 5)
+    if at[0] != 91 and at[0] != 123:
+        return _number(at, end, &span, &number)
+    closing = at[0] + 2
+    names.count = 0
+    at = _space(at + 1, end)
+    if at < end and at[0] == closing:
+        return at + 1
+    while True:
+        if closing == 125:
+            at = _string(at, end, &span)
+            if at == NULL or not _is_new(&names, &span):
+                return NULL
+            at = _space(at, end)
+            if at >= end or at[0] != 58:
+                return NULL
+            at = _space(at + 1, end)
+        at = _value(at, end, depth + 1)
+        if at == NULL:
+            return NULL
+        at = _space(at, end)
+        if at >= end:
+            return NULL
+        if at[0] == closing:
+            return at + 1
+        if at[0] != 44:
+            return NULL
+        at = _space(at + 1, end)
+
+
+cdef const uint8_t *_pairs(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """Read past an array of arrays of two strings. NULL: not plain."""
+    cdef Span span
+    cdef int i
+    if at >= end or at[0] != 91:
+        return NULL
+    at = _space(at + 1, end)
+    if at < end and at[0] == 93:
+        return at + 1
+    while True:
+        if at >= end or at[0] != 91:
+            return NULL
+        for i in range(2):
+            at = _string(_space(at + 1, end), end, &span)
+            if at == NULL:
+                return NULL
+            at = _space(at, end)
+            if at >= end or at[0] != (44 if i == 0 else 93):
+                return NULL
+        at = _space(at + 1, end)
+        if at >= end:
+            return NULL
+        if at[0] == 93:
+            return at + 1
+        if at[0] != 44:
+            return NULL
+        at = _space(at + 1, end)
+
+
+cdef bint _read(const uint8_t *at, const uint8_t *end, Body *body) noexcept nogil:
+    """Read a job's body. False: not plain."""
+    cdef Names unknown
+    cdef Span name
+    cdef Span *span
+    cdef int field
+    cdef uint32_t seen = 0
+    cdef int i
+    unknown.count = 0
+    for i in range(FIELDS):
+        body.spans[i].at = NULL
+        body.numbers[i] = 0
+    at = _space(at, end)
+    if at >= end or at[0] != 123:
+        return False
+    while True:
+        at = _string(_space(at + 1, end), end, &name)
+        if at == NULL:
+            return False
+        at = _space(at, end)
+        if at >= end or at[0] != 58:
+            return False
+        at = _space(at + 1, end)
+        field = _field(name.at, name.size)
+        if field == UNKNOWN:
+            if not _is_new(&unknown, &name):
+                return False
+            at = _value(at, end, 1)
+        else:
+            if seen & (1u << field):
+                return False
+            seen |= 1u << field
+            span = &body.spans[field]
+            if at < end and at[0] == 110:
+                at = _word(at, end, b"null", 4)
+            elif field == METADATA:
+                at = _pairs(at, end)
+            elif COMPUTE_MS <= field <= EXIT_CODE:
+                at = _number(at, end, span, &body.numbers[field])
+                if at == NULL or body.numbers[field] < 0:
+                    return False
+            elif field == SEED and at < end and at[0] != 34:
+                at = _number(at, end, span, &body.numbers[field])
+            else:
+                at = _string(at, end, span)
+        if at == NULL:
+            return False
+        at = _space(at, end)
+        if at >= end or (at[0] != 44 and at[0] != 125):
+            return False
+        if at[0] == 125:
+            return _space(at + 1, end) == end
+
+
+cdef inline int _digits(const uint8_t *at, int size) noexcept nogil:
+    """A number of so many digits; -1 if they are not all digits."""
+    cdef int value = 0, i
+    for i in range(size):
+        if not 48 <= at[i] <= 57:
+            return -1
+        value = value * 10 + at[i] - 48
+    return value
+
+
+cdef bint _time(Span *span, int64_t *ms) noexcept nogil:
+    """An RFC 3339 time as milliseconds since the epoch, rounded down. False: not plain."""
+    cdef const uint8_t *at = span.at
+    cdef const uint8_t *end = at + span.size
+    cdef int year, month, day, hour, minute, second, length, offset = 0, fraction = 0, places = 0
+    cdef int64_t days
+    if span.escaped or span.size < 20 or at[4] != 45 or at[7] != 45 or at[10] != 84 or at[13] != 58 or at[16] != 58:
+        return False
+    year, month, day = _digits(at, 4), _digits(at + 5, 2), _digits(at + 8, 2)
+    hour, minute, second = _digits(at + 11, 2), _digits(at + 14, 2), _digits(at + 17, 2)
+    if not 1 < year < 9999 or not 1 <= month <= 12 or not 0 <= hour < 24 or not 0 <= minute < 60 or not 0 <= second < 60:
+        return False
+    length = 30 if month == 4 or month == 6 or month == 9 or month == 11 else 31
+    if month == 2:
+        length = 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
+    if not 1 <= day <= length:
+        return False
+    at += 19
+    if at[0] == 46:
+        at += 1
+        while at < end and 48 <= at[0] <= 57:
+            if places < 3:
+                fraction = fraction * 10 + at[0] - 48
+            places += 1
+            at += 1
+        if not 1 <= places <= 6:
+            return False
+        while places < 3:
+            fraction *= 10
+            places += 1
+    if end - at == 6 and (at[0] == 43 or at[0] == 45) and at[3] == 58:
+        if not 0 <= _digits(at + 1, 2) < 24 or not 0 <= _digits(at + 4, 2) < 60:
+            return False
+        offset = (_digits(at + 1, 2) * 60 + _digits(at + 4, 2)) * (1 if at[0] == 43 else -1)
+    elif end - at != 1 or at[0] != 90:
+        return False
+    # Days since the epoch, by years that begin in March: the leap day is then the last one.
+    if month < 3:
+        year -= 1
+        month += 12
+    days = 365 * <int64_t>year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 719469
+    ms[0] = ((days * 24 + hour) * 60 + minute - offset) * 60000 + second * 1000 + fraction
+    return True
+
+
+cdef bint _open(object text, Body *body):
+    """Read a body if its size is allowed and it is UTF-8."""
+    cdef const uint8_t *at
+    cdef Py_ssize_t size, i
+    cdef uint64_t word, high = 0
+    if type(text) is not bytes:
+        return False
+    at = <const uint8_t *>PyBytes_AS_STRING(text)
+    size = PyBytes_GET_SIZE(text)
+    if size > JOB_BYTES_MAX:
+        return False
+    i = 0
+    while size - i >= 8:
+        memcpy(&word, at + i, 8)
+        high |= word
+        i += 8
+    while i < size:
+        high |= at[i]
+        i += 1
+    if high & <uint64_t>0x8080808080808080:
+        try:
+            PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
+        except UnicodeDecodeError:
+            return False
+    return _read(at, at + size, body)
+
+
+cdef inline bint _plain_text(Span *span, bint may_be_empty) noexcept nogil:
+    return span.at != NULL and not span.escaped and (may_be_empty or span.size > 0)
+
+
+cdef bytes _identity(Body *body, bint *timed, int64_t *start_ms):
+    """What follows the regression in a job's key; None: not plain. Checks the times on the way."""
+    cdef Span *spans = body.spans
+    cdef const uint8_t *at
+    cdef bytes key
+    cdef char *to
+    cdef Py_ssize_t size = 1
+    cdef int i, first = START_TIME, last = CONFIG
+    cdef int64_t ignored
+    timed[0] = spans[START_TIME].at != NULL
+    if timed[0] and not _time(&spans[START_TIME], start_ms):
+        return None
+    if spans[UNIQUEID].at != NULL and (spans[UNIQUEID].size > 0 or spans[UNIQUEID].escaped):
+        if spans[UNIQUEID].escaped:
+            return None
+        first = last = UNIQUEID
+    elif not (timed[0] and _plain_text(&spans[CATEGORY], False) and _plain_text(&spans[JOBDIR], False)
+              and _plain_text(&spans[SEED], True) and _plain_text(&spans[CONFIG], True)):
+        return None
+    for i in range(first, last + 1):
+        size += spans[i].size + 3
+    key = PyBytes_FromStringAndSize(NULL, size - 1)
+    to = PyBytes_AS_STRING(key)
+    for i in range(first, last + 1):
+        to[0] = 34
+        memcpy(to + 1, spans[i].at, spans[i].size)
+        to += spans[i].size + 1
+        to[0] = 34
+        to[1] = 44 if i < last else 93
+        to += 2
+    return key
+
+
+def live(body):
+    """What `messages.live` gives for a plain body; None for all others."""
+    cdef Body read
+    cdef bint timed
+    cdef int64_t start_ms, finish_ms
+    if not _open(body, &read):
+        return None
+    if read.spans[RESULT].at == NULL or read.spans[RESULT].size != 4 or memcmp(read.spans[RESULT].at, b"live", 4) != 0:
+        return None
+    if read.numbers[COMPUTE_MS] or read.numbers[RUNTIME_MS] or read.numbers[CYCLES] or (
+            read.spans[FAIL_MESSAGE].at != NULL and read.spans[FAIL_MESSAGE].size > 0):
+        return None
+    if read.spans[FINISH_TIME].at != NULL and not _time(&read.spans[FINISH_TIME], &finish_ms):
+        return None
+    return _identity(&read, &timed, &start_ms)
+
+
+cdef str _PASS = "pass", _FAIL = "fail", _SKIP = "skip"
+cdef int64_t MS_MAX = 253402300799999  # the end of the year 9999
+
+
+def finish(body):
+    """The fields of what `messages.finish` gives for a plain body, as a tuple; None for all others."""
+    cdef Body read
+    cdef Span *spans = read.spans
+    cdef Span *text
+    cdef bint timed
+    cdef int64_t start_ms = 0, finish_ms = 0
+    cdef bytes key
+    cdef str result
+    cdef object end = None, reason = None
+    if not _open(body, &read):
+        return None
+    if spans[RESULT].at == NULL or spans[RESULT].size != 4:
+        return None
+    if memcmp(spans[RESULT].at, b"pass", 4) == 0:
+        result = _PASS
+    elif memcmp(spans[RESULT].at, b"fail", 4) == 0:
+        result = _FAIL
+    elif memcmp(spans[RESULT].at, b"skip", 4) == 0:
+        result = _SKIP
+    else:
+        return None
+    key = _identity(&read, &timed, &start_ms)
+    if key is None or (spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX):
+        return None
+    if spans[FINISH_TIME].at != NULL:
+        if not _time(&spans[FINISH_TIME], &finish_ms):
+            return None
+        end = finish_ms
+    elif timed and spans[RUNTIME_MS].at != NULL and start_ms + read.numbers[RUNTIME_MS] <= MS_MAX:
+        end = start_ms + read.numbers[RUNTIME_MS]
+    if result is _FAIL:
+        text = &spans[BUCKET]
+        if text.at == NULL or text.size == 0:
+            text = &spans[FAIL_MESSAGE]
+        if text.at != NULL:
+            reason = PyBytes_FromStringAndSize(<const char *>text.at - 1, text.size + 2)
+    return (key, result, read.numbers[CYCLES], read.numbers[COMPUTE_MS], read.numbers[RUNTIME_MS],
+            spans[CYCLES].at != NULL and spans[RUNTIME_MS].at != NULL, start_ms if timed else None, end,
+            spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)

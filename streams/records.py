@@ -1,0 +1,224 @@
+"""Record batches in and out: aiokafka with its two per-record paths taken over by `streams._native`.
+
+Coming in, a fetched record set is unpacked batch by batch into `Record`s, which hold what a fold needs and no more.
+Going out, the records of a transaction are packed at once. aiokafka keeps the rest: connections, fetching, positions,
+sequences, retries, transactions. What is taken over is in aiokafka's private parts, so its version is pinned, and
+`tests/test_native.py` holds both against each other. Without the compiled part aiokafka does all of it, slower.
+"""
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from aiokafka import codec
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.memory_records import MemoryRecords
+
+from livejobs.streams.compiled import native
+from livejobs.streams.overlay import Output
+
+BATCH_BYTES = 1024 * 1024
+RECORD_BYTES_MAX = 2 * 1024 * 1024
+GZIP = 1
+UNPACKED_MAX = 2000
+"""Records unpacked ahead of their use, and the rest of a batch."""
+
+_HEAD = struct.Struct(">qiibIhiqqqhii")
+_LOG_BYTES, _CRC_FROM = 12, 21
+_CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_VERSION = 2
+
+
+class PlainRecord:
+    """A record as the compiled part gives it, for when there is none."""
+
+    __slots__ = ("headers", "key", "kind", "offset", "timestamp", "value")
+
+    def __init__(self, record: Any) -> None:
+        self.offset, self.timestamp = record.offset, record.timestamp
+        self.key, self.value, self.headers = record.key, record.value, record.headers
+        self.kind = b""
+        for name, data in record.headers:
+            if name == "type":
+                self.kind = data or b""
+
+
+class _Slow(PartitionRecords):  # type: ignore[misc]
+    def _consumer_record(self, _tp: Any, record: Any) -> PlainRecord:
+        return PlainRecord(record)
+
+
+class _Fetched:
+    """A fetched record set; what aiokafka asks before it unpacks one."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def has_next(self) -> bool:
+        """Whether one batch is there as a whole."""
+        data = self.data
+        return len(data) >= _HEAD.size and _LOG_BYTES + int.from_bytes(data[8:12], "big") <= len(data)
+
+    def size_in_bytes(self) -> int:
+        """Its size."""
+        return len(self.data)
+
+
+class _Fast(PartitionRecords):  # type: ignore[misc]
+    """The records of a fetched record set, unpacked by the compiled part."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._records_iterator  # type: ignore[no-any-return]
+
+    def _unpack_records(self) -> Iterator[Any]:
+        self.next_fetch_offset: int
+        data: bytes = self._records.data
+        at = 0
+        while at < len(data):
+            try:
+                found, at, after = native.plain(data, at, UNPACKED_MAX)
+                if after < 0:
+                    if len(data) - at < _HEAD.size:
+                        return
+                    head = _HEAD.unpack_from(data, at)
+                    if head[3] != _VERSION:  # older than Kafka 0.11
+                        yield from self._old(data[at:])
+                        return
+                    if _LOG_BYTES + head[1] > len(data) - at:
+                        return  # a fetch may end within a batch
+                    found, after = self._batch(head, data[at : at + _LOG_BYTES + head[1]]), head[0] + head[6] + 1
+                    at += _LOG_BYTES + head[1]
+            except ValueError as error:
+                raise CorruptRecordException(f"{self._tp}: {error}") from error
+            for record in found:
+                if record.offset >= self.next_fetch_offset:
+                    self.next_fetch_offset = record.offset + 1
+                    yield record
+            self.next_fetch_offset = max(after, self.next_fetch_offset)
+
+    def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
+        """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
+        base, _, _, _, crc, attributes, _, base_ms, max_ms, producer, _, _, count = head
+        if native.crc32c(batch[_CRC_FROM:]) != crc:
+            raise ValueError(f"the batch at offset {base} has a wrong checksum")
+        committed_only = self._isolation_level == fetcher.READ_COMMITTED
+        if committed_only:
+            self._consume_aborted_up_to(base)
+        body = batch[_HEAD.size :]
+        if attributes & _CODEC:
+            body = _decompress(attributes & _CODEC, body)
+        aborted = committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
+        if aborted and not attributes & _CONTROL:
+            return []
+        append_time = bool(attributes & _LOG_APPEND_TIME)
+        found: list[Any] = native.records(body, count, base, max_ms if append_time else base_ms, append_time)
+        if attributes & _CONTROL:
+            if found and ControlRecord.parse(found[0].key) == ABORT_MARKER:
+                self._aborted_producers.discard(producer)
+            return []
+        return found
+
+    def _old(self, data: bytes) -> Iterator[Any]:
+        start, level = self.next_fetch_offset, self._isolation_level
+        rest = _Slow(self._tp, MemoryRecords(data), [], start, None, None, self._check_crcs, level)
+        for record in rest:
+            self.next_fetch_offset = rest.next_fetch_offset
+            yield record
+        self.next_fetch_offset = rest.next_fetch_offset
+
+
+def _decompress(number: int, data: bytes) -> bytes:
+    decoders: dict[int, Callable[[bytes], Any]] = {
+        1: codec.gzip_decode,
+        2: codec.snappy_decode,
+        3: codec.lz4_decode,
+        4: codec.zstd_decode,
+    }
+    if number not in decoders:
+        raise ValueError(f"compression {number} is not known")
+    return bytes(decoders[number](data))
+
+
+def install() -> None:
+    """From now on, aiokafka's consumers in this process give records with `kind`."""
+    if native is None:
+        fetcher.PartitionRecords = _Slow
+    else:
+        fetcher.PartitionRecords, fetcher.MemoryRecords = _Fast, _Fetched
+
+
+class PackedBatch:
+    """A batch ready to be sent; what aiokafka's producer asks of its own BatchBuilder."""
+
+    def __init__(self, packed: bytearray, count: int, attributes: int) -> None:
+        self._packed, self._count, self._attributes = packed, count, attributes
+        self._producer = (-1, -1, -1)
+
+    def close(self) -> None:
+        """It has always been closed."""
+
+    def closed(self) -> bool:
+        """Nothing can be added."""
+        return True
+
+    def record_count(self) -> int:
+        """Number of records."""
+        return self._count
+
+    def size(self) -> int:
+        """Size in bytes."""
+        return len(self._packed)
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        self._producer = (producer_id, producer_epoch, base_sequence)
+
+    def _build(self) -> bytearray:
+        native.seal(self._packed, self._attributes, int(time.time() * 1000), *self._producer, self._count)
+        return self._packed
+
+
+def batches(outputs: Sequence[Output], *, transactional: bool = True) -> Iterator[Any]:
+    """Records as closed batches for `AIOKafkaProducer.send_batch`, each of BATCH_BYTES at most if it can be."""
+    if native is None:
+        yield from _built(outputs, transactional)
+        return
+    outputs = outputs if isinstance(outputs, list) else list(outputs)
+    at = 0
+    while at < len(outputs):
+        value = outputs[at][1]
+        if value is not None and len(value) > BATCH_BYTES:
+            yield _compressed(outputs[at], transactional)
+            at += 1
+            continue
+        packed, after = native.pack(outputs, at, BATCH_BYTES)
+        yield PackedBatch(packed, after - at, _TRANSACTIONAL if transactional else 0)
+        at = after
+
+
+def _built(outputs: Sequence[Output], transactional: bool) -> Iterator[BatchBuilder]:
+    batch = BatchBuilder(BATCH_BYTES, 0, is_transactional=transactional)
+    for output in outputs:
+        key, value, headers = output
+        if value is not None and len(value) > BATCH_BYTES:
+            yield _compressed(output, transactional)
+        elif batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            yield batch
+            batch = BatchBuilder(BATCH_BYTES, 0, is_transactional=transactional)
+            batch.append(timestamp=None, key=key, value=value, headers=headers)
+    batch.close()
+    if batch.record_count():
+        yield batch
+
+
+def _compressed(output: Output, transactional: bool) -> BatchBuilder:
+    """A record larger than a batch: it came in a compressed batch, and fits the topic's limit only in one."""
+    key, value, headers = output
+    batch = BatchBuilder(len(value or b""), GZIP, is_transactional=transactional)
+    batch.append(timestamp=None, key=key, value=value, headers=headers)
+    batch.close()
+    return batch

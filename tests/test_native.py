@@ -1,0 +1,208 @@
+"""The compiled part answers as `streams.messages` and aiokafka do, or not at all."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from livejobs.streams import messages
+
+native = pytest.importorskip("livejobs.streams._native")
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
+FINISH = {
+    "start_time": "2026-03-02T08:00:11.123-05:00", "category": "sim", "jobdir": "/runs/nightly/17/job-3", "seed": "123",
+    "config": "rand +seed=123", "host": "farm042", "result": "fail", "finish_time": "2026-03-02T08:01:32Z",
+    "runtime_ms": 81200, "compute_ms": 79850, "cycles": 1200450, "exit_code": 1, "fail_message": "UVM_ERROR mismatch",
+    "metadata": [["a", "b"]],
+}  # fmt: skip
+LIVE = {name: FINISH[name] for name in ("start_time", "category", "jobdir", "seed", "config", "host", "metadata")} | {"result": "live"}
+
+names = st.sampled_from([*messages.Job.__struct_fields__, "x", "y", "", 'q"', "nested"])
+texts = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from([
+        "live", "pass", "fail", "skip", "", "2026-03-02T08:00:11.123-05:00", "2024-02-29T23:59:59Z", "2023-02-29T00:00:00Z",
+        "1969-12-31T23:59:59.999999+14:00", "2000-01-01T00:00:00.1234567Z", "2026-03-02T08:00:11", "2026-03-02 08:00:11Z",
+        "0001-01-01T00:00:00Z", "9998-12-31T23:59:59-23:59", "2026-03-02T08:00:60Z", "2026-03-02T08:00:00+24:00", "a\\b", "\x7f",
+    ]),
+)  # fmt: skip
+numbers = st.one_of(
+    st.integers(-2, 10**19), st.floats(allow_nan=False), st.sampled_from([0, 2**63, 2**63 - 1, 253402300799999, 3.0])
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), texts, numbers),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
+    max_leaves=6,
+)
+changes = st.dictionaries(names, st.one_of(values, st.just([["n", "v"], ["n", "w"]])), max_size=4)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Job bodies near a good one, spelled in different ways, some with bytes changed."""
+    job = dict(draw(st.sampled_from([FINISH, LIVE])))
+    for name in draw(st.lists(st.sampled_from(list(FINISH)), max_size=3)):
+        job.pop(name, None)
+    job |= draw(changes)
+    text = json.dumps(
+        job,
+        ensure_ascii=draw(st.booleans()),
+        separators=draw(st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")])),
+        indent=draw(st.sampled_from([None, None, 1])),
+    )
+    body = bytearray(text.encode("utf-8", "surrogatepass"))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
+        at = draw(st.integers(0, len(body) - 1))
+        cut = draw(st.integers(0, 2))
+        body[at : at + cut] = draw(st.one_of(st.binary(max_size=2), st.sampled_from([b'"', b"\\", b"}", b",", b"0", b'"x":1,'])))
+        if not body:
+            break
+    return bytes(body)
+
+
+def read(function: Any, body: bytes) -> Any:
+    try:
+        answer = function(body)
+    except messages.Reject:
+        return "rejected"
+    if isinstance(answer, tuple):
+        return (*answer[:-1], None if answer[-1] is None else msgspec.json.decode(answer[-1]))
+    return answer
+
+
+@given(body=bodies())
+@example(body=b"")
+@example(body=b"{}")
+@example(body=b'{"uniqueid":"u","result":"live","result":"live"}')
+@example(body=b'{"uniqueid":"u","result":"live","x":{"a":1,"a":2}}')
+@example(body=b'{"uniqueid":"u","result":"live","x":' + b"[" * 70 + b"]" * 70 + b"}")
+@example(body=b'{"uniqueid":"u","result":"pass","cycles":00}')
+@example(body=b'{"uniqueid":"u","result":"pass","cycles":-0}')
+@example(body=b'{"uniqueid":"u","result":"pass","x":1e999}')
+@example(body=b'{"uniqueid":"u","result":"pass"} x')
+@example(body=b'{"uniqueid":"\xed\xa0\x80","result":"pass"}')
+def test_a_body_is_read_as_the_rules_say_or_left_to_them(body: bytes) -> None:
+    for fast, sure in ((native.live, messages.checked_live), (native.finish, messages.checked_finish)):
+        answer = read(fast, body)
+        if answer is not None:
+            assert answer == read(sure, body)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"seed": 17}, {"seed": 1.50}, {"uniqueid": "ü/1"}, {"bucket": "B"}, {"extra": {"a": [1, {"b": None}]}}, {"host": None}],
+)
+def test_plain_bodies_need_no_second_look(more: dict[str, Any], indent: int | None) -> None:
+    body = json.dumps(LIVE | more, indent=indent, ensure_ascii=False).encode()
+    if "bucket" not in more:
+        assert native.live(body) == messages.checked_live(body)
+    body = json.dumps(FINISH | more, indent=indent, ensure_ascii=False).encode()
+    assert native.finish(body) is not None
+    assert read(native.finish, body) == read(messages.checked_finish, body)
+
+
+headers = st.lists(st.tuples(st.sampled_from(["type", "traceparent", "ä"]), st.one_of(st.none(), st.binary(max_size=9))), max_size=3)
+outputs = st.lists(
+    st.tuples(st.one_of(st.none(), st.binary(max_size=9)), st.one_of(st.none(), st.binary(max_size=300)), headers),
+    min_size=1, max_size=40,
+)  # fmt: skip
+
+
+def packed(items: list[Any], bytes_max: int) -> list[tuple[bytes, int]]:
+    batches, at = [], 0
+    while at < len(items):
+        batch, after = native.pack(items, at, bytes_max)
+        native.seal(batch, 0x10, 1234, 7, 3, at, after - at)
+        batches.append((bytes(batch), after - at))
+        at = after
+    return batches
+
+
+@given(items=outputs, bytes_max=st.sampled_from([100, 1000, 100_000]))
+def test_packed_records_are_what_aiokafka_reads(items: list[Any], bytes_max: int) -> None:
+    found: list[Any] = []
+    for batch, count in packed(items, bytes_max):
+        assert len(batch) <= bytes_max or count == 1
+        other = DefaultRecordBatch(batch)
+        assert other.validate_crc()
+        assert (other.is_transactional, other.producer_id, other.producer_epoch, other.base_sequence) == (True, 7, 3, len(found))
+        assert other.next_offset == count
+        found += [(record.key, record.value, record.headers) for record in other]
+    assert found == items
+
+
+def built(items: list[Any], first: int, *, compression: int = 0) -> bytes:
+    """A batch as aiokafka writes it, from offset `first` on."""
+    builder = DefaultRecordBatchBuilder(2, compression, False, -1, -1, -1, 10**9)
+    for at, (key, value, heads) in enumerate(items):
+        assert builder.append(at, 1000 + at, key, value, heads) is not None
+    return first.to_bytes(8, "big") + bytes(builder.build())[8:]
+
+
+@given(items=outputs)
+def test_plain_batches_are_read_as_aiokafka_reads_them(items: list[Any]) -> None:
+    data = built(items, 50) + built(items, 500)
+    records, at, next_offset = native.plain(data, 0, 10**6)
+    assert (at, next_offset) == (len(data), 500 + len(items))
+    assert [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records] == [
+        (first + i, 1000 + i, *item) for first in (50, 500) for i, item in enumerate(items)
+    ]
+    assert [r.kind for r in records[: len(items)]] == [
+        next((value or b"" for name, value in reversed(heads) if name == "type"), b"") for _, _, heads in items
+    ]
+
+
+def test_what_is_not_plain_is_left_to_others() -> None:
+    item = (b"k", b"v" * 1000, [])
+    plain, compressed = built([item], 1), built([item], 2, compression=1)
+    data = plain + compressed
+    assert native.plain(data, 0, 10)[1:] == (len(plain), 2)
+    assert native.plain(data, len(plain), 10) == ([], len(plain), -1)
+    assert native.plain(plain[:-1], 0, 10) == ([], 0, -1)
+
+
+@given(items=outputs, at=st.integers(0, 10**6), byte=st.integers(1, 255))
+def test_a_damaged_batch_is_noticed(items: list[Any], at: int, byte: int) -> None:
+    data = bytearray(built(items, 1))
+    data[21 + at % (len(data) - 21)] ^= byte  # what the checksum covers
+    try:
+        records, _, _ = native.plain(bytes(data), 0, 10)
+    except ValueError:
+        return
+    assert records == []  # it claims to be compressed or in a transaction, and is looked at elsewhere
+
+
+@given(items=outputs, at=st.integers(0, 10**6), byte=st.integers(1, 255))
+def test_a_damaged_body_is_an_error_or_other_records(items: list[Any], at: int, byte: int) -> None:
+    body = bytearray(built(items, 1)[61:])
+    body[at % len(body)] ^= byte
+    try:
+        records = native.records(bytes(body), len(items), 0, 0, False)
+    except ValueError:
+        return
+    assert len(records) == len(items)
+    for record in records:
+        assert isinstance(record.headers, list)
+
+
+@given(data=st.binary(max_size=100))
+def test_checksums_agree(data: bytes) -> None:
+    assert native.crc32c(data) == native.crc32c(data, portable=True)
+
+
+def test_a_known_checksum() -> None:
+    assert native.crc32c(b"123456789") == 0xE3069283  # RFC 3720, appendix B.4 names the polynomial
+
+
+def test_a_header_name_that_is_no_utf8_is_kept() -> None:
+    good = built([(b"k", b"v", [("type", b"t")])], 0)[61:]
+    record = native.records(good.replace(b"type", b"ty\xff\xfe"), 1, 0, 0, False)[0]
+    assert record.headers == [("ty\udcff\udcfe", b"t")]
+    assert bytes(native.pack([(b"k", b"v", record.headers)], 0, 1000)[0])[61:].find(b"ty\xff\xfe") > 0
