@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 TYPES := build/types
+BENCH := build/bench-venv
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types lock clean need-python need-broker
+.PHONY: help demo test bench check lint types lock clean need-python need-broker
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -21,6 +22,9 @@ demo: need-broker $(STAMP) ## broker, topics, worker and a simulated farm on thi
 
 test: need-broker $(STAMP) ## all tests; they start a real Kafka
 	$(BIN)/pytest -q
+
+bench: need-broker $(STAMP) $(BENCH)/.complete ## measure, beside Kafka Streams; ARGS='catch_up --runs 5' for a part of it
+	PYTHONPATH=tests $(BENCH)/bin/python -m bench $(ARGS)
 
 check: lint types ## what needs no broker: ruff, mypy
 
@@ -38,6 +42,8 @@ lock: need-python ## resolve the dependencies anew into deploy/*.lock; with UPGR
 	$(BIN)/uv pip compile $(UV_FLAGS) --all-extras --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --constraint deploy/requirements.lock \
 		--output-file deploy/worker.lock pyproject.toml
+	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --group bench --constraint deploy/requirements.lock \
+		--output-file deploy/bench.lock pyproject.toml
 	@if grep -n '://' deploy/*.lock; then echo 'a lock names an address' >&2; exit 1; fi
 UV_FLAGS = --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
@@ -50,6 +56,12 @@ $(STAMP): pyproject.toml deploy/requirements.lock | need-python
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BENCH)/.complete: deploy/bench.lock | need-python
+	@echo 'preparing $(BENCH)'
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/bench.lock
 	@touch $@
 
 need-python:

@@ -1,0 +1,115 @@
+"""What becomes of rate and memory as things grow: a regression's jobs, the live jobs that rest, the open regressions.
+
+One worker with its ticks on reads topics of its own. Every message changes its regression's version, so each record
+of the statistics says how far the worker is.
+"""
+
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from bench.engines import Livejobs, Task
+from bench.generate import Resting, Shape, Stream
+from bench.kafka import Broker, Input
+from bench.measure import Run, column, ratios, shown, table
+from bench.replay import replay
+from bench.setting import Result, Runs, Setting
+
+EVENTS = 300_000
+"""At least so many in each run."""
+JOBS = (1_000, 10_000, 100_000, 1_000_000)
+LIVE = (1_000, 1_000_000)
+OPEN = (100, 10_000, 100_000)
+HEAD = (
+    "events", "k events/s", "ratio", "CPU-s a million", "ratio", "peak MB", "ratio", "ticks at rest, % of a core", "right",
+)  # fmt: skip
+IDLE_SECONDS, CALM_SECONDS = 10.0, 2.0
+
+
+def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
+    """Regressions of this size, one after the other, in one partition; two messages a job."""
+    shape = Shape(
+        max(events, 2 * size), partitions=1, jobs=size, exact=True, concurrent=1,
+        heartbeats=0, duplicates=0, late=0, lost=0, silent=0,
+    )  # fmt: skip
+    stream = Stream(shape)
+    return broker.preload(f"jobs-{size}", shape.partitions, stream.expected, stream)
+
+
+def live_at_rest(broker: Broker, size: int, events: int) -> Input:
+    """A farm's usual messages, while so many other live jobs say nothing."""
+    stream = Stream(Shape(events, duplicates=0, late=0))
+    resting = Resting(size, stream.shape.partitions)
+    expected = resting.expected  # one object for both, filled while they are written
+    stream.expected = expected
+    return broker.preload(f"live-{size}", stream.shape.partitions, expected, stream, resting)
+
+
+def open_regressions(broker: Broker, size: int, events: int) -> Input:
+    """Messages of so many regressions that have all begun, in any order; two messages a job."""
+    shape = Shape(
+        max(events, 4 * size), concurrent=size, slots=2, heartbeats=0, duplicates=0, late=0, silent=0, open_end=True
+    )
+    stream = Stream(shape)
+    messages = iter(stream)
+    return broker.preload(f"open-{size}", shape.partitions, stream.expected, messages, islice(messages, size))
+
+
+SERIES: dict[str, tuple[tuple[int, ...], Callable[[Broker, int, int], Input]]] = {
+    "jobs of one regression": (JOBS, jobs_of_one),
+    "live jobs at rest": (LIVE, live_at_rest),
+    "open regressions": (OPEN, open_regressions),
+}
+
+
+def measure(setting: Setting) -> Result:
+    """All series, all sizes up to the largest wanted, all rounds."""
+    runs: Runs = {}
+    engine = Livejobs(setting.livejobs, tickseconds=1)
+    for what, (sizes, write) in SERIES.items():
+        wanted = [size for size in sizes if size <= setting.largest]
+        inputs = {size: write(setting.broker, size, setting.events or EVENTS) for size in wanted}
+        for number in range(1, setting.runs + 1):
+            for size, source in inputs.items():
+                name = f"{what}: {size:,}"
+                with setting.task(source, f"growth-{source.topic}") as task:
+                    run = replay(engine, task, all_records=True, then=_idle if write is live_at_rest else _nothing)
+                setting.note("growth", name, number, run, runs.setdefault(name, []))
+        setting.broker.delete([source.topic for source in inputs.values()])
+    tables = [_table(what, {n: some for n, some in runs.items() if n.startswith(what)}) for what in SERIES]
+    return Result("growth", "one worker, ticks on; ratios are to the smallest", runs, tables)
+
+
+def _nothing(_task: Task) -> Run:
+    return {}
+
+
+def _idle(task: Task) -> Run:
+    """CPU share of a core that the worker takes while nothing but ticks comes."""
+    time.sleep(CALM_SECONDS)
+    begin, before = time.monotonic(), sum(program.cpu_s() for program in task.programs)
+    time.sleep(IDLE_SECONDS)
+    used = sum(program.cpu_s() for program in task.programs) - before
+    return {"idle_share": used / (time.monotonic() - begin)}
+
+
+def _table(what: str, runs: Runs) -> str:
+    smallest = next(iter(runs.values()), [])
+    return table(
+        (what, *HEAD),
+        (
+            (
+                name.removeprefix(f"{what}: "),
+                f"{some[0]['events']:,}",
+                shown(column(some, "rate"), scale=1e-3),
+                shown(ratios(some, smallest, "rate"), ".2f"),
+                shown(column(some, "cpu_s_per_million")),
+                shown(ratios(some, smallest, "cpu_s_per_million"), ".2f"),
+                shown(column(some, "rss_mb"), ".0f"),
+                shown(ratios(some, smallest, "rss_mb"), ".2f"),
+                shown(column(some, "idle_share"), scale=100),
+                f"{sum(run['correct'] for run in some)} of {len(some)}",
+            )
+            for name, some in runs.items()
+        ),
+    )

@@ -1,0 +1,266 @@
+"""From publishing a message to the statistics record that knows of it, read committed, at fixed rates.
+
+A publisher in a process of its own sends each message when its time has come, whatever became of those before; a
+message's latency counts from the time at which it was *due*, so a publisher or a broker that stalls does not hide what
+waited behind it. Every message changes its regression's version, which is the offset of the last message that changed
+it: a message at offset o is answered by the first record of its regression with a version of at least o. The same
+receiver reads the messages themselves, too: how long they take to any consumer is the floor.
+"""
+
+import gc
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from confluent_kafka import Producer
+
+from bench.engines import Livejobs, Task
+from bench.generate import Shape, Stream
+from bench.kafka import EVENTS_SETTINGS, Input
+from bench.measure import BenchError, Run, Sampler, column, percentile, poll, shown, table
+from bench.setting import Result, Runs, Setting
+
+RATES = (1_000, 10_000)
+EVENTS = 250_000
+"""At the highest rate; each rate runs as long as that one."""
+WARM_UP = 0.2
+"""Share of each run that does not count."""
+LINGER_MS = 5
+"""Of the publisher: librdkafka's default, and what our own publisher has."""
+AHEAD_SECONDS = 0.5
+"""From the word to start to the first message."""
+DRAIN_SECONDS_MAX = 60.0
+QUIET_SECONDS = 2.0
+READY_SECONDS_MAX = 60.0
+SLEEP_SECONDS_MIN = 0.0002
+PARTITIONS = 8
+HEAD = (
+    "events",
+    "p50 ms",
+    "p99 ms",
+    "max ms",
+    "floor p50 ms",
+    "floor p99 ms",
+    "publisher late p99 ms",
+    "cores",
+    "right",
+)
+SHARES = {"p50": 0.5, "p99": 0.99}
+
+
+def measure(setting: Setting) -> Result:
+    """All rates, all rounds."""
+    seconds = (setting.events or EVENTS) / max(RATES)
+    runs: Runs = {f"{rate:,}/s": [] for rate in RATES}
+    for number in range(1, setting.runs + 1):
+        for rate, (name, some) in zip(RATES, runs.items(), strict=True):
+            setting.note("latency", name, number, _run(setting, rate, int(rate * seconds)), some)
+    warm_up = WARM_UP * seconds
+    title = f"{seconds - warm_up:.0f} s behind {warm_up:.0f} s that do not count; one worker, {PARTITIONS} partitions, ticks on"
+    return Result("latency", title, runs, [_absolute(runs), _ratios(runs)])
+
+
+def _absolute(runs: Runs) -> str:
+    keys = ("p50_ms", "p99_ms", "max_ms", "floor_p50_ms", "floor_p99_ms", "late_p99_ms")
+    return table(
+        HEAD,
+        (
+            (
+                name,
+                *(shown(column(some, key)) for key in keys),
+                shown(column(some, "cores"), ".2f"),
+                f"{sum(run['correct'] for run in some)} of {len(some)}",
+            )
+            for name, some in runs.items()
+        ),
+    )
+
+
+def _ratios(runs: Runs) -> str:
+    return table(
+        ("events", "p50 by floor", "p99 by floor"),
+        ((name, *(shown(column(some, f"{key}_by_floor")) for key in SHARES)) for name, some in runs.items()),
+    )
+
+
+# ---------------------------------------------------------------------- the publisher
+
+
+class Sent(NamedTuple):
+    """What the publisher's process hands back, in the order of the messages; times are time.monotonic()."""
+
+    called: list[float]
+    offsets: list[int]
+
+
+def _shape(events: int) -> Shape:
+    return Shape(events, PARTITIONS, duplicates=0, late=0)
+
+
+def publish(pipe: Connection, address: str, topic: str, rate: int, events: int) -> None:
+    """The publisher's process: make the messages, say so, wait for the time to begin, keep to the schedule."""
+    messages = list(Stream(_shape(events)))[:events]
+    producer = Producer({"bootstrap.servers": address, "enable.idempotence": True, "linger.ms": LINGER_MS})
+    producer.list_topics(topic, timeout=READY_SECONDS_MAX)
+    offsets: list[list[int]] = [[] for _ in range(PARTITIONS)]
+    called: list[float] = []
+
+    def delivered(error: Any, message: Any) -> None:
+        if error is not None:
+            raise BenchError(f"a message was not delivered: {error}")
+        offsets[message.partition()].append(message.offset())
+
+    gc.disable()
+    pipe.send("ready")
+    begin = pipe.recv()
+    while len(called) < events:
+        now = time.monotonic()
+        due = min(events, int((now - begin) * rate) + 1) if now >= begin else 0
+        for event in messages[len(called) : due]:
+            called.append(time.monotonic())
+            producer.produce(
+                topic, event.body, event.key, event.partition, headers=[("type", event.kind)], on_delivery=delivered
+            )
+        producer.poll(0)
+        time.sleep(max(SLEEP_SECONDS_MIN, begin + len(called) / rate - time.monotonic()))
+    producer.flush(DRAIN_SECONDS_MAX)
+    in_order = [iter(part) for part in offsets]  # a partition's messages are acknowledged in the order of the calls
+    pipe.send(Sent(called, [next(in_order[event.partition], -1) for event in messages]))
+
+
+# ---------------------------------------------------------------------- one run
+
+
+class Received(NamedTuple):
+    """A message as it came in."""
+
+    moment: float
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+
+
+def _run(setting: Setting, rate: int, events: int) -> Run:
+    topic = setting.broker.name("paced-events")
+    setting.broker.create(topic, PARTITIONS, EVENTS_SETTINGS)
+    zeros = [0] * PARTITIONS
+    source = Input(topic, PARTITIONS, events, zeros, zeros, {}, {})
+    context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
+    pipe, theirs = context.Pipe()
+    arguments = (theirs, setting.broker.address, topic, rate, events)
+    publisher = context.Process(target=publish, args=arguments, daemon=True)
+    try:
+        with setting.task(source, f"latency-{rate}") as task:
+            publisher.start()
+            theirs.close()
+            return _measured(task, Livejobs(setting.livejobs, tickseconds=1), pipe, rate)
+    finally:
+        publisher.join(1)
+        if publisher.is_alive():
+            publisher.kill()
+        setting.broker.delete([topic])
+
+
+def _answer(pipe: Connection, seconds: float) -> Any:
+    if not pipe.poll(seconds):
+        raise BenchError(f"the publisher says nothing for {seconds:.0f} s")
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise BenchError("the publisher has ended") from error
+
+
+def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
+    source, events = task.source, task.source.events
+    engine.start(task)
+    poll(lambda: engine.ready(task), READY_SECONDS_MAX, "a worker that is ready")
+    _answer(pipe, task.seconds_max)
+    begin = time.monotonic() + AHEAD_SECONDS
+    clocks = time.time() - time.monotonic()
+    pipe.send(begin)
+    sent: list[Sent] = []
+
+    def told() -> bool:
+        if not sent and pipe.poll():
+            sent.append(_answer(pipe, 1))
+        return bool(sent)
+
+    topics = {task.output: source.partitions, source.topic: source.partitions}
+    with Sampler(task.programs, task.broker.pid) as sampler:
+        received = _receive(task, topics, told, deadline=begin + events / rate + DRAIN_SECONDS_MAX)
+    schedule = [begin + number / rate for number in range(events)]
+    used = sampler.between(schedule[0] + clocks, schedule[-1] + clocks)
+    return _latencies(schedule, sent[0], received, source.topic, task.output, engine, events) | {
+        "events": events,
+        "rate": rate,
+        "cores": used.programs / (schedule[-1] - schedule[0]),
+        "other_cores": used.others / (schedule[-1] - schedule[0]),
+        "rss_mb": sampler.rss_bytes_max / 2**20,
+    }
+
+
+def _receive(
+    task: Task, topics: dict[str, int], told: Callable[[], bool], deadline: float
+) -> dict[str, list[Received]]:
+    """Note when each message comes in, until the publisher is done and nothing but ticks has come for some time."""
+    found: dict[str, list[Received]] = {topic: [] for topic in topics}
+    consumer = task.broker.consumer(topics, **{"fetch.wait.max.ms": 100})
+    gc.collect()
+    gc.disable()  # its pauses would be counted as latency
+    try:
+        quiet_since = time.monotonic()
+        while not told() or time.monotonic() - quiet_since < QUIET_SECONDS:
+            message = consumer.poll(0.1)
+            now = time.monotonic()
+            if now > deadline:
+                raise BenchError(f"{task.name}: messages are still on their way after {DRAIN_SECONDS_MAX:.0f} s")
+            if message is None or message.error() or message.key() is None:
+                task.assert_running()
+                continue
+            quiet_since = now
+            at = Received(now, message.partition(), message.offset(), message.key(), message.value())
+            found[message.topic()].append(at)
+    finally:
+        gc.enable()
+        consumer.close()
+    return found
+
+
+def _latencies(
+    schedule: Sequence[float],
+    sent: Sent,
+    received: dict[str, list[Received]],
+    events_topic: str,
+    output: str,
+    engine: Livejobs,
+    events: int,
+) -> Run:
+    messages = list(Stream(_shape(events)))[:events]
+    arrived = {(one.partition, one.offset): one.moment for one in received[events_topic]}
+    answers: dict[bytes, list[tuple[float, int]]] = defaultdict(list)
+    for one in received[output]:
+        answers[one.key].append((one.moment, engine.read(one.value).offset or 0))
+    at: dict[bytes, int] = defaultdict(int)
+    latencies, floors, unanswered = [], [], 0
+    first = schedule[0] + WARM_UP * (schedule[-1] - schedule[0])
+    for event, due, offset in zip(messages, schedule, sent.offsets, strict=True):
+        given = answers[event.key]
+        while at[event.key] < len(given) and given[at[event.key]][1] < offset:
+            at[event.key] += 1
+        if at[event.key] == len(given) or (event.partition, offset) not in arrived:
+            unanswered += 1
+        elif due >= first:
+            latencies.append((given[at[event.key]][0] - due) * 1000)
+            floors.append((arrived[event.partition, offset] - due) * 1000)
+    late = sorted((called - due) * 1000 for called, due in zip(sent.called, schedule, strict=True))
+    latencies.sort()
+    floors.sort()
+    run: Run = {"unanswered": unanswered, "correct": unanswered == 0, "measured": len(latencies)}
+    for name, share in SHARES.items() if latencies else ():
+        run[f"{name}_ms"], run[f"floor_{name}_ms"] = percentile(latencies, share), percentile(floors, share)
+        run[f"{name}_by_floor"] = run[f"{name}_ms"] / run[f"floor_{name}_ms"]
+    return run | {"max_ms": latencies[-1] if latencies else None, "late_p99_ms": percentile(late, 0.99)}

@@ -1,0 +1,69 @@
+"""Two workers against one on the same topic: two processes that share its partitions.
+
+They also share the machine with the broker: with no more than two cores, what the second one adds is what the first
+and the broker leave over. CPU an event does not depend on that.
+"""
+
+from bench.engines import Livejobs, Task
+from bench.generate import Shape, Stream
+from bench.measure import Run, column, ratios, shown, table
+from bench.replay import replay
+from bench.setting import Result, Runs, Setting
+
+EVENTS = 1_000_000
+NAMES = {1: "one", 2: "two"}
+
+
+def measure(setting: Setting) -> Result:
+    """One worker and two, in turn."""
+    stream = Stream(Shape(setting.events or EVENTS))
+    source = setting.broker.preload("job-events", stream.shape.partitions, stream.expected, stream)
+    runs: Runs = {name: [] for name in NAMES.values()}
+    for number in range(1, setting.runs + 1):
+        for workers, name in NAMES.items():
+            engine = Livejobs(setting.livejobs, workers)
+
+            def partitions(task: Task, engine: Livejobs = engine) -> Run:
+                return {"partitions": engine.assigned(task)}
+
+            with setting.task(source, f"{name}-livejobs") as task:
+                run = replay(engine, task, then=partitions)
+            setting.note("two_workers", name, number, run, runs[name])
+    setting.broker.delete([source.topic])
+    title = f"{source.events:,} events, {source.partitions} partitions"
+    return Result("two_workers", title, runs, [_absolute(runs), _ratios(runs)])
+
+
+def _absolute(runs: Runs) -> str:
+    head = (
+        "workers",
+        "k events/s",
+        "CPU-s a million",
+        "cores",
+        "peak MB",
+        "others, cores",
+        "partitions of each",
+        "right",
+    )
+    return table(
+        head,
+        (
+            (
+                name,
+                shown(column(some, "rate"), scale=1e-3),
+                shown(column(some, "cpu_s_per_million")),
+                shown(column(some, "cores"), ".2f"),
+                shown(column(some, "rss_mb"), ".0f"),
+                shown(column(some, "other_cores"), ".2f"),
+                "; ".join("+".join(map(str, run["partitions"])) for run in some),
+                f"{sum(run['correct'] for run in some)} of {len(some)}",
+            )
+            for name, some in runs.items()
+        ),
+    )
+
+
+def _ratios(runs: Runs) -> str:
+    keys = ("rate", "cpu_s_per_million", "rss_mb")
+    values = [shown(ratios(runs["two"], runs["one"], key), ".2f") for key in keys]
+    return table(("ratio", "events/s", "CPU an event", "peak memory"), [("two by one", *values)])
