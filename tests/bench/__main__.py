@@ -7,11 +7,14 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+
+from confluent_kafka import KafkaException
 
 from bench.kafka import Broker
 from bench.measure import BenchError, machine_speed
@@ -48,6 +51,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="livejobs-bench-"))
     logs = given.out / "logs"
     shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
     failed = False
     try:
         seconds_max = given.seconds * 60 * len(names)  # only a bound: more than all of it can take
@@ -78,7 +82,7 @@ def measured(name: str, setting: Setting, out: Path) -> bool:
     begin = time.time()
     try:
         result: Result = importlib.import_module(f"bench.{name}").measure(setting)
-    except BenchError as error:
+    except (BenchError, KafkaException, subprocess.SubprocessError) as error:
         say(f"{name}: {error}")
         return False
     tables = "\n\n".join([f"## {name}: {result.title}", *result.tables, *result.remarks])

@@ -15,7 +15,7 @@ from bench.measure import Run, column, ratios, shown, table
 from bench.replay import replay
 from bench.setting import Result, Runs, Setting
 
-EVENTS = 300_000
+EVENTS = 400_000
 """At least so many in each run."""
 JOBS = (1_000, 10_000, 100_000, 1_000_000)
 LIVE = (1_000, 1_000_000)

@@ -1,6 +1,7 @@
 """What every measurement is given, and what it gives back."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Setting:
         """Keep a run, and say what it gave."""
         run |= {"round": number, "machine_speed": machine_speed()}
         runs.append(run)
+        with (self.logs / "runs.ndjson").open("a") as kept:  # also when a later run fails
+            kept.write(json.dumps({"measurement": measurement, "name": name, **run}) + "\n")
         numbers = " ".join(f"{key}={_short(value)}" for key, value in run.items())
         say(f"{measurement} {number}/{self.runs} {name}: {numbers}")
 
