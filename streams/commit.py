@@ -91,13 +91,11 @@ class Partition:
                 raise StoreError(
                     f"partition {self.number}: a batch from offset {start} came where {self.next_offset} was expected"
                 )
-            fold = self.fold
-            for record in records:
-                while not fold.apply(record):
-                    await self._commit(record.offset, record.timestamp)
-                if fold.full:
-                    await self._commit(record.offset + 1, record.timestamp)
-            await self._commit(records[-1].offset + 1, records[-1].timestamp)
+            at = 0
+            while at < len(records):
+                at = self.fold.run(records, at)
+                last = records[at - 1] if at else records[0]
+                await self._commit(records[at].offset if at < len(records) else last.offset + 1, last.timestamp)
 
     async def _commit(self, offset: int, broker_ms: int) -> None:
         changes = self.fold.take()

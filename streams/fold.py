@@ -10,15 +10,15 @@ can be derived from the records alone.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import msgspec
 
 from livejobs.streams import messages, statistics
 from livejobs.streams.messages import Finish, Reject
-from livejobs.streams.overlay import ABSENT, BATCH_BYTES, FINISHED, LIVE, Map, Overlay
+from livejobs.streams.overlay import ABSENT, BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, Map, Overlay
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules, deadline
 from livejobs.streams.transition import MOVES, JobEvent
@@ -75,34 +75,63 @@ class Fold(Overlay):
         self.partition, self.partitions, self.topic = partition, partitions, topic
         self._epoch = epoch << EPOCH_BITS
         self.counts: Counter[str] = Counter()
+        self._handlers: dict[bytes, Callable[[Regression, Record], bool | None]] = {
+            b"job-finish": self._job_finish,
+            b"batch-job-finish": self._batch_job_finish,
+            b"regr-start": self._regr_start,
+            b"regr-update": self._regr_update,
+            b"regr-finish": self._regr_finish,
+            b"regr-tank": self._regr_tank,
+        }
+        if rules.enable_live:
+            self._handlers[b"job-live"] = self._job_live
 
     # ------------------------------------------------------------------ in
 
+    def run(self, records: Sequence[Record], start: int) -> int:
+        """Fold messages in, from index `start` on, until all are or enough has changed to be written out.
+
+        Returns the index of the next message to fold in, after what `take` gives was written out.
+        """
+        apply, dirty_rows = self.apply, self._dirty_rows
+        for at in range(start, len(records)):
+            if not apply(records[at]):
+                return at
+            if len(dirty_rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+                return at + 1
+        return len(records)
+
     def apply(self, record: Record) -> bool:
         """Fold one message in. False: not taken; write out what `take` gives, and apply the same message again."""
-        kind = record.kind
-        self.version = self._epoch | record.offset
-        if kind == _TICK:
-            return self._tick(record.timestamp)
-        if kind == b"job-live" and not self.rules.enable_live:
-            self.counts["live_off"] += 1
-            return True
-        regression = None
+        self.version = version = self._epoch | record.offset
+        handler = self._handlers.get(record.kind)
+        if handler is None:
+            return self._apply_other(record)
         try:
-            handler = self._HANDLERS.get(kind)
-            if handler is None:
-                messages.refuse_type(kind)
             regression = self._regressions.get(record.key or b"") or self._load(record)
             if regression is None:
                 return True  # sent on to its own partition
-            if self.version <= regression.version:
+            if version <= regression.version:
                 self.counts["replayed"] += 1
                 return True
-            self.now_ms = max(record.timestamp, regression.updated_ms)
-            return handler(self, regression, record) is not False
+            now_ms = record.timestamp
+            self.now_ms = now_ms if now_ms > regression.updated_ms else regression.updated_ms  # noqa: FURB136  faster
+            return handler(regression, record) is not False
         except Reject as error:
             self._reject(record, error)
             return True
+
+    def _apply_other(self, record: Record) -> bool:
+        if record.kind == _TICK:
+            return self._tick(record.timestamp)
+        if record.kind == b"job-live":
+            self.counts["live_off"] += 1
+            return True
+        try:
+            messages.refuse_type(record.kind)
+        except Reject as error:
+            self._reject(record, error)
+        return True
 
     def _load(self, record: Record) -> Regression | None:
         """The regression of a record's key: known here, stored or new; None if another partition's."""
@@ -142,7 +171,9 @@ class Fold(Overlay):
             regression.phase, regression.closed_ms = "open", None
             if regression.ending is not None and regression.ending.verdict == "timeout":
                 regression.ending = None
-        self._change(regression)
+        regression.version, regression.updated_ms = self.version, self.now_ms
+        if not regression.dirty:
+            self._publish(regression)
 
     def _open_only(self, regression: Regression) -> None:
         if regression.sealed_ms is not None:
@@ -206,21 +237,23 @@ class Fold(Overlay):
     # ------------------------------------------------------------------ jobs
 
     def _job_live(self, regression: Regression, record: Record) -> None:
-        tail = messages.live(record.value)
-        self._open_only(regression)
+        body = record.value
+        tail = messages.live(body)
+        if regression.sealed_ms is not None:
+            self._open_only(regression)
         key = regression.prefix + tail
-        row = self._row(regression, key)
-        if row.state == FINISHED:
+        row = regression.rows.get(key) or self._load_row(regression, key)
+        if row.state is FINISHED:
             self.counts["late_live"] += 1
             return
         self._heard(regression)
         ending = regression.ending
         row.spared = ending.version if ending is not None else 0
-        if row.state == LIVE:
-            row.updated_ms, row.body = self.now_ms, record.value
+        if row.state is LIVE:
+            row.updated_ms, row.body = self.now_ms, body
             self._touch(regression, key, row)
         else:
-            self._move(regression, key, row, JobEvent.LIVE, result="live", body=record.value)
+            self._move(regression, key, row, JobEvent.LIVE, "live", body)
 
     def _job_finish(self, regression: Regression, record: Record) -> None:
         self._finish(regression, record.value or b"", messages.finish(record.value))
@@ -237,36 +270,46 @@ class Fold(Overlay):
                 self._reject(record, error, item, index)
 
     def _finish(self, regression: Regression, body: bytes, given: Finish) -> None:
-        self._open_only(regression)
-        key = regression.prefix + given.key
-        row = self._row(regression, key)
-        old, old_ms = None, row.updated_ms
-        if row.state == FINISHED:
-            old_body = self._body(key, row)
-            if messages.same_json(old_body, body):
-                self.counts["repeated_finish"] += 1
-                return
-            old = messages.finish(old_body)
-            statistics.subtract(regression, old)
+        if regression.sealed_ms is not None:
+            self._open_only(regression)
+        key = regression.prefix + given[0]
+        row = regression.rows.get(key) or self._load_row(regression, key)
+        if row.state is FINISHED:
+            self._correct(regression, key, row, body, given)
+            return
         self._heard(regression)
         statistics.leave(regression, row)
-        sig = None
-        if given.result == "fail":
-            sig = statistics.signature_of(regression, given, self.rules.timeout_signature)
-        self._place(regression, key, row, JobEvent.FINISH, result=given.result, body=body, sig=sig)
+        self._place(regression, key, row, JobEvent.FINISH, given[1], body, self._signature_of(regression, given))
         statistics.enter(regression, row)
-        statistics.add(regression, given)
-        statistics.extend(regression, given, self.now_ms)
-        if old is not None:
-            self._correct_extremes(regression, old, old_ms, given)
+        statistics.add(regression, given, self.now_ms)
 
-    def _move(  # noqa: PLR0913  all but the first four by name
+    def _correct(self, regression: Regression, key: bytes, row: Row, body: bytes, given: Finish) -> None:
+        """A second finish of a job: the same changes nothing, another takes the first one's place."""
+        old_body, old_ms = self._body(key, row), row.updated_ms
+        if messages.same_json(old_body, body):
+            self.counts["repeated_finish"] += 1
+            return
+        old = messages.finish(old_body)
+        self._heard(regression)
+        statistics.leave(regression, row)
+        statistics.subtract(regression, old)
+        self._place(regression, key, row, JobEvent.FINISH, given.result, body, self._signature_of(regression, given))
+        statistics.enter(regression, row)
+        statistics.add(regression, given, self.now_ms)
+        if statistics.uncovers(regression, old, old_ms, given, self.now_ms):
+            self._measure_span(regression)
+
+    def _signature_of(self, regression: Regression, given: Finish) -> str | None:
+        if given[1] != "fail":
+            return None
+        return statistics.signature_of(regression, given, self.rules.timeout_signature)
+
+    def _move(  # noqa: PLR0913, PLR0917  the parts of a row
         self,
         regression: Regression,
         key: bytes,
         row: Row,
         event: JobEvent,
-        *,
         result: str,
         body: bytes | None,
         sig: str | None = None,
@@ -274,41 +317,39 @@ class Fold(Overlay):
     ) -> None:
         """Take a job where the transition table says; the counts follow."""
         statistics.leave(regression, row)
-        self._place(regression, key, row, event, result=result, body=body, sig=sig, verdict=verdict)
+        self._place(regression, key, row, event, result, body, sig, verdict)
         statistics.enter(regression, row)
 
-    def _place(  # noqa: PLR0913  all but the first four by name
+    def _place(  # noqa: PLR0913, PLR0917  the parts of a row
         self,
         regression: Regression,
         key: bytes,
         row: Row,
         event: JobEvent,
-        *,
         result: str,
         body: bytes | None,
-        sig: str | None = None,
+        sig: str | None,
         verdict: Verdict | None = None,
     ) -> None:
         target = MOVES[event][row.state]
         if target is None:
             raise KeyError(f"a job that is {row.state!r} can't {event!r}")
-        if row.state == ABSENT:
+        if row.state is ABSENT:
             row.first_seen = times.to_text(self.now_ms)
         row.state, row.result, row.body, row.updated_ms = target, result, body, self.now_ms
         row.signature, row.verdict = sig, verdict
-        if target != LIVE:
+        if target is not LIVE:
             row.spared = 0
         self._touch(regression, key, row)
 
     # ------------------------------------------------------------------ statistics
 
-    def _correct_extremes(self, regression: Regression, old: Finish, old_ms: int, new: Finish) -> None:
-        """After a correction that narrows the span of time, look for its new ends."""
-        if not statistics.uncovers(regression, old, old_ms, new, self.now_ms):
-            return
+    def _measure_span(self, regression: Regression) -> None:
+        """Look for the first start and the last finish among all finished jobs."""
         regression.first_start_ms = regression.last_finish_ms = None
         for body, updated_ms in self._finished(regression):
-            statistics.extend(regression, messages.finish(body), updated_ms)
+            given = messages.finish(body)
+            statistics.extend(regression, given.start_ms, statistics.end_of(given, updated_ms))
 
     # ------------------------------------------------------------------ the system decides
 
@@ -333,16 +374,8 @@ class Fold(Overlay):
             row = self._row(regression, key)
             if row.spared != ending.version:
                 judged += 1
-                self._move(
-                    regression,
-                    key,
-                    row,
-                    JobEvent.JUDGE,
-                    result="fail",
-                    body=self._body(key, row),
-                    sig=self.rules.timeout_signature,
-                    verdict=ending.verdict,
-                )
+                body, sig = self._body(key, row), self.rules.timeout_signature
+                self._move(regression, key, row, JobEvent.JUDGE, "fail", body, sig, ending.verdict)
         if done == len(live):
             regression.ending = None
         if judged:
@@ -441,7 +474,7 @@ class Fold(Overlay):
                 continue
             self.now_ms = max(tick_ms, regression.updated_ms)
             if row.updated_ms <= cutoff_ms:
-                self._move(regression, key, row, JobEvent.PRUNE, result="", body=None)
+                self._move(regression, key, row, JobEvent.PRUNE, "", None)
                 self._change(regression)
             else:
                 later = row.updated_ms
@@ -452,13 +485,3 @@ class Fold(Overlay):
                     (keys.LIVE + key, later.to_bytes(8, "big") + stored[8:]),
                 ]
                 self._seen_head = min(self._seen_head, later)
-
-    _HANDLERS: ClassVar[Mapping[bytes, Callable[["Fold", Regression, Record], bool | None]]] = {
-        b"job-live": _job_live,
-        b"job-finish": _job_finish,
-        b"batch-job-finish": _batch_job_finish,
-        b"regr-start": _regr_start,
-        b"regr-update": _regr_update,
-        b"regr-finish": _regr_finish,
-        b"regr-tank": _regr_tank,
-    }

@@ -15,9 +15,9 @@ from livejobs.tables.jobs import Headers, JobState, Op, Row
 from livejobs.tables.regressions import NEVER_MS, Regression
 
 BATCH_ROWS = 20_000
-"""Changed rows after which `full` asks for a `take`."""
+"""Changed rows after which they are to be written out."""
 BATCH_BYTES = 16 * 1024 * 1024
-"""Bytes of changed rows after which `full` asks for a `take`, and an ending's step stops."""
+"""Bytes of changed rows after which they are to be written out, and an ending's step stops."""
 CACHE_ROWS = 100_000
 """Rows remembered between batches, in all regressions of the partition."""
 CACHE_REGRESSIONS = 5_000
@@ -74,11 +74,6 @@ class Overlay:
         self.version = -1
         self.now_ms = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether enough has changed to be written out."""
-        return len(self._dirty_rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES
-
     def _regression(self, key: bytes, name: str) -> Regression:
         regression = self._regressions.get(key)
         if regression is None:
@@ -88,15 +83,17 @@ class Overlay:
         return regression
 
     def _row(self, regression: Regression, key: bytes) -> Row:
-        row = regression.rows.get(key)
-        if row is None:
-            if regression.complete:
-                row = Row()
-            else:
-                live = self.store.get(keys.LIVE + key)
-                row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
-            regression.rows[key] = row
-            self._cached += 1
+        """The row of a job; an absent one if there is none."""
+        return regression.rows.get(key) or self._load_row(regression, key)
+
+    def _load_row(self, regression: Regression, key: bytes) -> Row:
+        if regression.complete:
+            row = Row()
+        else:
+            live = self.store.get(keys.LIVE + key)
+            row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
+        regression.rows[key] = row
+        self._cached += 1
         return row
 
     def _body(self, key: bytes, row: Row) -> bytes:

@@ -13,12 +13,13 @@ SIGNATURES_MAX = 25
 
 _READ_MAX = 4096  # characters of a fail message that are looked at
 
+# What must be there for a pattern to match, the pattern, what takes its place. The first saves most of the searching.
 _STEPS = (
-    (re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.+@%=:~-]+)+/?"), "<path>"),
-    (re.compile(r"\b0[xX][0-9a-fA-F_]+|\d*'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
-    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{6,}\b"), "<hex>"),
-    (re.compile(r"\b[A-Za-z_]\w*(?:\[[^\]\s]*\])*(?:\.[A-Za-z_]\w*(?:\[[^\]\s]*\])*)+"), "<hierarchy>"),
-    (re.compile(r"\d+(?:[.,_]\d+)*"), "<n>"),
+    ("/", re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.+@%=:~-]+)+/?"), "<path>"),
+    ("", re.compile(r"\b0[xX][0-9a-fA-F_]+|\d*'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
+    ("", re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{6,}\b"), "<hex>"),
+    (".", re.compile(r"\b[A-Za-z_]\w*(?:\[[^\]\s]*\])*(?:\.[A-Za-z_]\w*(?:\[[^\]\s]*\])*)+"), "<hierarchy>"),
+    ("", re.compile(r"\d+(?:[.,_]\d+)*"), "<n>"),
 )
 _SPACES = re.compile(r"\s+")
 
@@ -29,8 +30,9 @@ def reduce(fail_message: str) -> str:
     Only the first line that is not blank counts.
     """
     line = next((text for text in fail_message[:_READ_MAX].splitlines() if text.strip()), "")
-    for pattern, word in _STEPS:
-        line = pattern.sub(word, line)
+    for needed, pattern, word in _STEPS:
+        if needed in line:
+            line = pattern.sub(word, line)
     line = _SPACES.sub(" ", line).strip()
     return cut(line) or NO_MESSAGE
 

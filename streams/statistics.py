@@ -13,9 +13,9 @@ ABSENT, LIVE = JobState.ABSENT, JobState.LIVE
 def enter(regression: Regression, row: Row) -> None:
     """Count a job where it stands."""
     state = row.state
-    if state == LIVE:
+    if state is LIVE:
         regression.live += 1
-    elif state != ABSENT:
+    elif state is not ABSENT:
         result = row.result
         if result == "pass":
             regression.passed += 1
@@ -30,9 +30,9 @@ def enter(regression: Regression, row: Row) -> None:
 def leave(regression: Regression, row: Row) -> None:
     """Take a job out of the counts, before it goes elsewhere."""
     state = row.state
-    if state == LIVE:
+    if state is LIVE:
         regression.live -= 1
-    elif state != ABSENT:
+    elif state is not ABSENT:
         result = row.result
         if result == "pass":
             regression.passed -= 1
@@ -46,14 +46,16 @@ def leave(regression: Regression, row: Row) -> None:
                 del regression.signatures[name]
 
 
-def add(regression: Regression, given: Finish) -> None:
-    """Put a finish message's numbers into the sums; a verdict has none."""
-    regression.cycles += given.cycles
-    regression.compute_ms += given.compute_ms
-    regression.runtime_ms += given.runtime_ms
-    if given.rated:
-        regression.rate_cycles += given.cycles
-        regression.rate_runtime_ms += given.runtime_ms
+def add(regression: Regression, given: Finish, broker_ms: int) -> None:
+    """Put a finish message's numbers into the sums and the span; a verdict has none."""
+    _, _, cycles, compute_ms, runtime_ms, rated, start, end, _, _ = given
+    regression.cycles += cycles
+    regression.compute_ms += compute_ms
+    regression.runtime_ms += runtime_ms
+    if rated:
+        regression.rate_cycles += cycles
+        regression.rate_runtime_ms += runtime_ms
+    extend(regression, start, broker_ms if end is None else end)
 
 
 def subtract(regression: Regression, given: Finish) -> None:
@@ -66,19 +68,18 @@ def subtract(regression: Regression, given: Finish) -> None:
         regression.rate_runtime_ms -= given.runtime_ms
 
 
-def end_ms(given: Finish, broker_ms: int) -> int:
+def end_of(given: Finish, broker_ms: int) -> int:
     """When a job whose record was changed at `broker_ms` ended."""
     return broker_ms if given.finish_ms is None else given.finish_ms
 
 
-def extend(regression: Regression, given: Finish, broker_ms: int) -> None:
+def extend(regression: Regression, start_ms: int | None, end_ms: int) -> None:
     """Widen the span from the first start to the last finish."""
-    first, start = regression.first_start_ms, given.start_ms
-    if start is not None and (first is None or start < first):
-        regression.first_start_ms = start
-    last, end = regression.last_finish_ms, end_ms(given, broker_ms)
-    if last is None or end > last:
-        regression.last_finish_ms = end
+    first, last = regression.first_start_ms, regression.last_finish_ms
+    if start_ms is not None and (first is None or start_ms < first):
+        regression.first_start_ms = start_ms
+    if last is None or end_ms > last:
+        regression.last_finish_ms = end_ms
 
 
 def uncovers(regression: Regression, old: Finish, old_ms: int, new: Finish, new_ms: int) -> bool:
@@ -91,8 +92,8 @@ def uncovers(regression: Regression, old: Finish, old_ms: int, new: Finish, new_
         and old.start_ms == regression.first_start_ms
         and (new.start_ms is None or new.start_ms > old.start_ms)
     )
-    end = end_ms(old, old_ms)
-    return start or (end == regression.last_finish_ms and end_ms(new, new_ms) < end)
+    end = end_of(old, old_ms)
+    return start or (end == regression.last_finish_ms and end_of(new, new_ms) < end)
 
 
 def signature_of(regression: Regression, given: Finish, timeout_signature: str | None) -> str:

@@ -311,12 +311,10 @@ class _Partition:
                 self._first_ms = records[0].timestamp
             if self._first > 0:
                 self._note_opened(records)
-            for record in records:
-                while not fold.apply(record):
-                    self._fold_store.write(fold.take().ops)
-                if fold.full:
-                    self._fold_store.write(fold.take().ops)
-            self._fold_store.write(fold.take().ops)
+            at = 0
+            while at < len(records):
+                at = fold.run(records, at)
+                self._fold_store.write(fold.take().ops)
             self._report.events += len(records)
             if records:
                 left[self._number] = end - records[-1].offset - 1
@@ -512,7 +510,7 @@ class Count:
         ]
         if given.start_ms is not None:
             self._starts = [min([*self._starts, given.start_ms])]
-        self._finishes = [max([*self._finishes, statistics.end_ms(given, times.from_text(row.updated))])]
+        self._finishes = [max([*self._finishes, statistics.end_of(given, times.from_text(row.updated))])]
 
     def differences(self, shown: str, stats_topic: str, jobs_topic: str, got: Kept) -> Iterator[str]:
         """One line for each field of a statistics record (state header, value) that the rows do not give."""

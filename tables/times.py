@@ -9,17 +9,19 @@ MS_MAX = 253_402_300_799_999  # the end of the year 9999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
-_last = (-1, "")  # the last text made: the records of a batch share a few timestamps
+_FIRST = datetime(1970, 1, 1)  # noqa: DTZ001  a naive one is written without an offset
+_TEXTS_MAX = 4096
+
+_texts: dict[int, str] = {}  # the records of a batch share a few times
 
 
 def to_text(ms: int) -> str:
     """Milliseconds since the epoch as RFC 3339 UTC with milliseconds, ``2026-03-02T08:00:00.123Z``."""
-    global _last  # noqa: PLW0603  a cache of one entry
-    known, text = _last
-    if known != ms:
-        moment = _EPOCH + ms * _MILLISECOND
-        text = f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z".rjust(24, "0")
-        _last = (ms, text)
+    text = _texts.get(ms)
+    if text is None:
+        if len(_texts) >= _TEXTS_MAX:
+            _texts.clear()
+        text = _texts[ms] = (_FIRST + ms * _MILLISECOND).isoformat(timespec="milliseconds") + "Z"
     return text
 
 
