@@ -21,6 +21,7 @@ from bench.measure import BenchError, machine_speed
 from bench.setting import Result, Setting, say
 
 MEASUREMENTS = ("catch_up", "two_workers", "latency", "restore", "growth", "publishing")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TOP = Path(__file__).resolve().parent.parent.parent
 
 
@@ -46,7 +47,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the measurements that are asked for, print their tables, write their results; 0 when all was right."""
     given = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way out, which ends all that we started
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     names = given.measurements or MEASUREMENTS
     folder = Path(tempfile.mkdtemp(prefix="livejobs-bench-"))
     logs = given.out / "logs"
@@ -70,11 +72,24 @@ def main() -> int:
             )
             for name in names:
                 failed |= not measured(name, setting, given.out)
+            ignore_signals()
     except KeyboardInterrupt:
         return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return int(failed)
+
+
+def ignore_signals() -> None:
+    """From here on we end in any case, and end all that we started."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupt(*_: object) -> None:
+    """The one way out, for SIGTERM too."""
+    ignore_signals()
+    raise KeyboardInterrupt
 
 
 def measured(name: str, setting: Setting, out: Path) -> bool:

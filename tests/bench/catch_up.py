@@ -12,7 +12,7 @@ from bench.measure import column, ratios, shown, table
 from bench.replay import replay
 from bench.setting import Result, Setting
 
-EVENTS = 1_000_000
+EVENTS = 2_000_000
 PEERS = ("kafka-streams", "limit")
 BASE = "kafka-streams"
 HEAD = (

@@ -19,7 +19,7 @@ from bench.kafka import EVENTS_SETTINGS
 from bench.measure import BenchError, Program, Run, column, ratios, shown, table
 from bench.setting import Result, Runs, Setting
 
-MESSAGES = 200_000
+MESSAGES = 500_000
 PARTITIONS = 8
 COMMAND, LIBRARY = "livejobs publish", "Publisher (Python)"
 PAIRS = (
@@ -114,7 +114,7 @@ def _run(setting: Setting, command: Command, regression: str, file: Path, messag
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     program = Program(command(call), setting.logs / f"{topic}.log", seconds_max=setting.seconds_max)
     try:
-        program.wait(setting.seconds_max + 10)
+        program.wait()
         seconds = time.monotonic() - begin
     finally:
         program.stop()
