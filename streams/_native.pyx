@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
 """What is done to every byte, compiled: record batches unpacked and packed, and job bodies read in one pass.
 
-It holds no rule of its own. `live` and `finish` answer for plain bodies only, and then exactly what
-`streams.messages` would answer; for all others they return None, and `streams.messages` decides. `tests/test_native.py`
-holds both against each other. Without this module (no C compiler at hand when livejobs was installed) all is the same,
-and slower.
+It decides nothing that is not decided elsewhere. `live` and `finish` answer for plain bodies only, and then exactly
+what `streams.messages` would answer; `run` takes plain messages only, and then does exactly what `streams.fold` would
+do. All others are left to those two, which know every rule. The tests hold both against each other. Without this module
+(no C compiler at hand when livejobs was installed) all is the same, and slower.
 
 The format of record batches is Kafka's, version 2: the record batch section of its protocol guide.
 """
@@ -13,6 +13,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
+
+from livejobs.tables.jobs import JobState, Row
+from livejobs.tables.times import to_text
 
 cdef extern from *:
     """
@@ -751,21 +754,25 @@ cdef bytes _identity(Body *body, bint *timed, int64_t *start_ms):
     return key
 
 
+cdef bytes _plain_live(Body *read):
+    """The end of the key of a plain live job; None if it is none."""
+    cdef bint timed
+    cdef int64_t start_ms, finish_ms
+    cdef Span *spans = read.spans
+    if spans[RESULT].at == NULL or spans[RESULT].size != 4 or memcmp(spans[RESULT].at, b"live", 4) != 0:
+        return None
+    if read.numbers[COMPUTE_MS] or read.numbers[RUNTIME_MS] or read.numbers[CYCLES] or (
+            spans[FAIL_MESSAGE].at != NULL and spans[FAIL_MESSAGE].size > 0):
+        return None
+    if spans[FINISH_TIME].at != NULL and not _time(&spans[FINISH_TIME], &finish_ms):
+        return None
+    return _identity(read, &timed, &start_ms)
+
+
 def live(body):
     """What `messages.live` gives for a plain body; None for all others."""
     cdef Body read
-    cdef bint timed
-    cdef int64_t start_ms, finish_ms
-    if not _open(body, &read):
-        return None
-    if read.spans[RESULT].at == NULL or read.spans[RESULT].size != 4 or memcmp(read.spans[RESULT].at, b"live", 4) != 0:
-        return None
-    if read.numbers[COMPUTE_MS] or read.numbers[RUNTIME_MS] or read.numbers[CYCLES] or (
-            read.spans[FAIL_MESSAGE].at != NULL and read.spans[FAIL_MESSAGE].size > 0):
-        return None
-    if read.spans[FINISH_TIME].at != NULL and not _time(&read.spans[FINISH_TIME], &finish_ms):
-        return None
-    return _identity(&read, &timed, &start_ms)
+    return _plain_live(&read) if _open(body, &read) else None
 
 
 cdef str _PASS = "pass", _FAIL = "fail", _SKIP = "skip"
@@ -812,3 +819,122 @@ def finish(body):
     return (key, result, read.numbers[CYCLES], read.numbers[COMPUTE_MS], read.numbers[RUNTIME_MS],
             spans[CYCLES].at != NULL and spans[RUNTIME_MS].at != NULL, start_ms if timed else None, end,
             spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)
+
+
+# ---------------------------------------------------------------------------------------------------- plain messages
+
+cdef object _LIVE = JobState.LIVE
+cdef object _FINISHED = JobState.FINISHED
+cdef bytes _JOB_LIVE = _kinds[b"job-live"]
+cdef bytes _JOB_FINISH = _kinds[b"job-finish"]
+
+
+def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_ssize_t bytes_max):
+    """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
+
+    Plain is what nearly all are: a live message, or a finish that is no fail, with a plain body, of a job that is live
+    or new, in a regression that is in memory, open, and not being ended. Stops also when as many rows or bytes have
+    changed as given.
+    """
+    cdef dict regressions = fold._regressions
+    cdef dict dirty_rows = fold._dirty_rows
+    cdef dict rows
+    cdef bint tracking = fold.rules.enable_live, finished, is_new
+    cdef long long epoch = fold._epoch, now, updated
+    cdef Py_ssize_t at = start, changed = fold._bytes, cached = 0
+    cdef Record record
+    cdef Body body
+    cdef tuple given
+    cdef bytes tail, key
+    cdef object now_ms
+    while at < len(records) and len(dirty_rows) < rows_max and changed < bytes_max:
+        if type(records[at]) is not Record:
+            break
+        record = <Record>records[at]
+        finished = record.kind is _JOB_FINISH
+        if not finished and not (tracking and record.kind is _JOB_LIVE):
+            break
+        regression = regressions.get(record.key)
+        if regression is None or regression.phase != "open" or regression.ending is not None:
+            break
+        if (epoch | record.offset) <= <long long>regression.version:
+            break
+        given = None
+        if finished:
+            given = finish(record.value)
+            if given is None or given[1] is _FAIL:
+                break
+            tail = given[0]
+        else:
+            if not _open(record.value, &body):
+                break
+            tail = _plain_live(&body)
+            if tail is None:
+                break
+        key = <bytes>regression.prefix + tail
+        rows = regression.rows
+        row = rows.get(key)
+        is_new = row is None
+        if is_new:
+            if not regression.complete:
+                break
+        elif row.state is not _LIVE:
+            break
+
+        # From here on it is taken: what `Fold._heard`, `_move` and `streams.statistics` would do.
+        updated = regression.updated_ms
+        now = record.timestamp if record.timestamp > updated else updated
+        now_ms = now
+        regression.exists = True
+        regression.heard_ms = now_ms
+        regression.updated_ms = now_ms
+        regression.version = epoch | record.offset
+        if not regression.dirty:
+            fold._publish(regression)
+        if is_new:
+            row = rows[key] = Row()
+            row.first_seen = to_text(now_ms)
+            cached += 1
+        row.updated_ms = now_ms
+        row.body = record.value
+        row.spared = 0
+        if finished:
+            if not is_new:
+                regression.live -= 1
+            row.state = _FINISHED
+            row.result = given[1]
+            if given[1] is _PASS:
+                regression.passed += 1
+            else:
+                regression.skip += 1
+            _add(regression, given, now_ms)
+        elif is_new:
+            row.state = _LIVE
+            row.result = "live"
+            regression.live += 1
+        if not row.dirty:
+            row.dirty = True
+            dirty_rows[key] = (regression, row)
+        changed += PyBytes_GET_SIZE(record.value)
+        at += 1
+    fold._bytes = changed
+    fold._cached += cached
+    return at
+
+
+cdef _add(regression, tuple given, object now_ms):
+    """What `statistics.add` does."""
+    cdef object start = given[6], end = now_ms if given[7] is None else given[7], known
+    regression.cycles += given[2]
+    regression.compute_ms += given[3]
+    regression.runtime_ms += given[4]
+    if given[5]:
+        regression.rate_cycles += given[2]
+        regression.rate_runtime_ms += given[4]
+    if start is not None:
+        known = regression.first_start_ms
+        if known is None or start < known:
+            regression.first_start_ms = start
+    known = regression.last_finish_ms
+    if known is None or end > known:
+        regression.last_finish_ms = end

@@ -82,7 +82,7 @@ class Partition:
             await producer.stop()
             raise
 
-    async def apply(self, start: int, records: Sequence[Record]) -> None:
+    async def apply(self, start: int, records: list[Record]) -> None:
         """Apply a fetched batch that begins at offset `start`, and commit it."""
         async with self._lock:
             if self.closed:

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from livejobs.streams import messages, statistics
+from livejobs.streams.compiled import native
 from livejobs.streams.messages import Finish, Reject
 from livejobs.streams.overlay import ABSENT, BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, Map, Overlay
 from livejobs.streams.partitioner import partition_of
@@ -88,18 +89,22 @@ class Fold(Overlay):
 
     # ------------------------------------------------------------------ in
 
-    def run(self, records: Sequence[Record], start: int) -> int:
+    def run(self, records: list[Record], start: int) -> int:
         """Fold messages in, from index `start` on, until all are or enough has changed to be written out.
 
         Returns the index of the next message to fold in, after what `take` gives was written out.
         """
-        apply, dirty_rows = self.apply, self._dirty_rows
-        for at in range(start, len(records)):
-            if not apply(records[at]):
+        at, count = start, len(records)
+        while at < count and len(self._dirty_rows) < BATCH_ROWS and self._bytes < BATCH_BYTES:
+            if native is not None:
+                after = native.run(records, at, self, BATCH_ROWS, BATCH_BYTES)
+                if after > at:
+                    at = after
+                    continue
+            if not self.apply(records[at]):
                 return at
-            if len(dirty_rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-                return at + 1
-        return len(records)
+            at += 1
+        return at
 
     def apply(self, record: Record) -> bool:
         """Fold one message in. False: not taken; write out what `take` gives, and apply the same message again."""

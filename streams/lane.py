@@ -7,7 +7,7 @@ the offset that the store says; committing is nothing, for the transaction has d
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol, cast
 
 import aiokafka
@@ -49,7 +49,7 @@ class Batch:
 
     __slots__ = ("partition", "records", "start")
 
-    def __init__(self, partition: Any, start: int, records: Sequence[Record]) -> None:
+    def __init__(self, partition: Any, start: int, records: list[Record]) -> None:
         self.partition, self.start, self.records = partition, start, records
 
 

@@ -2,7 +2,9 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from livejobs.streams.compiled import native
 
 
 class MemoryMap:
@@ -29,6 +31,14 @@ class MemoryMap:
                 if key not in self.values:
                     insort(self.keys, key)
                 self.values[key] = value
+
+
+def compiled_record(record: "Record") -> Any:
+    """The same record as the compiled part gives it; as it is where there is none."""
+    if native is None:
+        return record
+    packed, _ = native.pack([(record.key, record.value, list(record.headers))], 0, 1)
+    return native.records(bytes(packed[61:]), 1, record.offset, record.timestamp, True)[0]
 
 
 class Record(NamedTuple):

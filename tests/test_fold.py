@@ -13,7 +13,7 @@ import model as model_of
 from histories import Message, histories
 from histories import rules as rule_sets
 from hypothesis import HealthCheck, given, settings
-from memory import MemoryMap, Record
+from memory import MemoryMap, Record, compiled_record
 from model import Model
 
 from livejobs.streams import fold
@@ -25,8 +25,10 @@ from livejobs.tables import jobs, keys
 HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-def record_of(message: Message) -> Record:
-    return Record(message.offset, message.timestamp, message.key, message.value, tuple(message.headers))
+def record_of(message: Message) -> Any:
+    """By turns one of the compiled part's records, which it takes if they are plain, and one for the rules alone."""
+    record = Record(message.offset, message.timestamp, message.key, message.value, tuple(message.headers))
+    return record if message.offset % 5 == 0 else compiled_record(record)
 
 
 class Core:
@@ -46,14 +48,22 @@ class Core:
     def apply(
         self, messages: Iterable[Message], cuts: set[int] = frozenset(), restarts: set[int] = frozenset()
     ) -> None:
+        batch: list[Any] = []
         for number, message in enumerate(messages):
-            record = record_of(message)
-            while not self.fold.apply(record):
-                self.commit()
+            batch.append(record_of(message))
             if number in cuts or number in restarts:
-                self.commit()
+                self.run(batch)
+                batch = []
             if number in restarts:
                 self.reopen()
+        self.run(batch)
+
+    def run(self, batch: list[Any]) -> None:
+        at = 0
+        while at < len(batch):
+            at = self.fold.run(batch, at)
+            if at < len(batch):
+                self.commit()
         self.commit()
 
     def commit(self) -> None:
