@@ -12,13 +12,14 @@ import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
 
 from bench.engines import Livejobs, Task
-from bench.generate import Shape, Stream
+from bench.generate import Event, Shape, Stream
 from bench.kafka import EVENTS_SETTINGS, Input
 from bench.measure import BenchError, Run, Sampler, column, percentile, poll, shown, table
 from bench.setting import Result, Runs, Setting
@@ -96,13 +97,14 @@ class Sent(NamedTuple):
     offsets: list[int]
 
 
-def _shape(events: int) -> Shape:
-    return Shape(events, PARTITIONS, duplicates=0, late=0)
+def _messages(events: int) -> list[Event]:
+    """Exactly so many: a stream ends where its regressions do, so a longer one is cut off."""
+    return list(islice(Stream(Shape(2 * events, PARTITIONS, duplicates=0, late=0)), events))
 
 
 def publish(pipe: Connection, address: str, topic: str, rate: int, events: int) -> None:
     """The publisher's process: make the messages, say so, wait for the time to begin, keep to the schedule."""
-    messages = list(Stream(_shape(events)))[:events]
+    messages = _messages(events)
     producer = Producer({"bootstrap.servers": address, "enable.idempotence": True, "linger.ms": LINGER_MS})
     producer.list_topics(topic, timeout=READY_SECONDS_MAX)
     offsets: list[list[int]] = [[] for _ in range(PARTITIONS)]
@@ -239,7 +241,7 @@ def _latencies(
     engine: Livejobs,
     events: int,
 ) -> Run:
-    messages = list(Stream(_shape(events)))[:events]
+    messages = _messages(events)
     arrived = {(one.partition, one.offset): one.moment for one in received[events_topic]}
     answers: dict[bytes, list[tuple[float, int]]] = defaultdict(list)
     for one in received[output]:

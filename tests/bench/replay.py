@@ -56,11 +56,12 @@ class Watch:
             return
         partition, last = self._left[name]
         self.numbers[name] = numbers
-        if offset is None or offset >= last:
+        is_last = offset is None or offset >= last
+        if is_last:
             del self._left[name]
-            self.points[partition].append(Point(moment, last + 1))
-        elif self._all and offset >= self._source.begins[partition]:
-            self.points[partition].append(Point(moment, offset + 1))
+        reached = last if offset is None else offset
+        if (is_last or self._all) and reached >= self._source.begins[partition]:
+            self.points[partition].append(Point(moment, reached + 1))
 
     def right(self) -> int:
         """How many regressions have the statistics that they must have."""
