@@ -21,10 +21,12 @@ from faust.types import TP, ConsumerMessage
 from livejobs.streams.fold import Record
 from livejobs.streams.kafka import client_options
 
-BATCH_RECORDS_MAX = 4000
+BATCH_RECORDS_MAX = 5_000
 FETCH_BYTES_MAX = 2 * 1024 * 1024
 QUEUED_BATCHES_MAX = 2
 """Batches of one partition that wait for the agent; then it is not fetched further."""
+QUEUED_RECORDS_MAX = 25_000
+"""Records of all partitions that wait for their agents; then nothing is fetched."""
 IDLE_SECONDS = 0.2
 FULL_SECONDS = 0.01
 """How long a fetch waits for messages; while some partition's queue is full, only shortly."""
@@ -37,6 +39,7 @@ class Owner(Protocol):
 
     topic: str
     ready: dict[int, Any]
+    queued_records: int
     config: Any
 
     def open_all(self, numbers: set[int]) -> None: ...
@@ -130,7 +133,7 @@ class LaneConsumer(Consumer):
             for tp in active_partitions or ()
             if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX
         }
-        if not wanted:
+        if not wanted or self.app.owner.queued_records >= QUEUED_RECORDS_MAX:
             await self.sleep(FULL_SECONDS)
             return {}
         # A full partition may have room before the others have messages: then don't wait for those for long.
@@ -154,6 +157,7 @@ class LaneConsumer(Consumer):
                 await self._refuse_gap(tp, start)
             partition.fetch_offset = records[-1].offset + 1
             partition.queued += 1
+            self.app.owner.queued_records += len(records)
             yield (
                 tp,
                 ConsumerMessage(

@@ -18,7 +18,7 @@ BATCH_ROWS = 20_000
 """Changed rows after which they are to be written out."""
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of changed rows after which they are to be written out, and an ending's step stops."""
-CACHE_ROWS = 100_000
+CACHE_ROWS = 25_000
 """Rows remembered between batches, in all regressions of the partition."""
 CACHE_REGRESSIONS = 5_000
 

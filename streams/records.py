@@ -13,7 +13,7 @@ from typing import Any
 
 from aiokafka import codec
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
@@ -72,11 +72,35 @@ class _Fetched:
 class _Fast(PartitionRecords):  # type: ignore[misc]
     """The records of a fetched record set, unpacked by the compiled part."""
 
-    def __iter__(self) -> Iterator[Any]:
-        return self._records_iterator  # type: ignore[no-any-return]
+    _ahead: Sequence[Any] = ()
+    _after = -1  # offset of what follows them
 
-    def _unpack_records(self) -> Iterator[Any]:
-        self.next_fetch_offset: int
+    def __next__(self) -> Any:
+        found = self.take(1)
+        if not found:
+            raise StopIteration
+        return found[0]
+
+    def take(self, most: int | None) -> list[Any]:
+        """The next records; fewer than `most` only if there are no more."""
+        taken: list[Any] = []
+        while most is None or len(taken) < most:
+            if not self._ahead:
+                chunk = next(self._records_iterator, None)
+                if chunk is None:
+                    break
+                found, self._after = chunk
+                if found and found[0].offset < self.next_fetch_offset:  # fetched from within a batch
+                    found = [record for record in found if record.offset >= self.next_fetch_offset]
+                self._ahead = found
+            room = len(self._ahead) if most is None else most - len(taken)
+            taken += self._ahead[:room]
+            self._ahead = self._ahead[room:]
+            self.next_fetch_offset: int = self._ahead[0].offset if self._ahead else self._after
+        return taken
+
+    def _unpack_records(self) -> Iterator[tuple[list[Any], int]]:
+        """The records of some batches, and the offset of what follows them."""
         data: bytes = self._records.data
         at = 0
         while at < len(data):
@@ -95,11 +119,7 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
                     at += _LOG_BYTES + head[1]
             except ValueError as error:
                 raise CorruptRecordException(f"{self._tp}: {error}") from error
-            for record in found:
-                if record.offset >= self.next_fetch_offset:
-                    self.next_fetch_offset = record.offset + 1
-                    yield record
-            self.next_fetch_offset = max(after, self.next_fetch_offset)
+            yield found, after
 
     def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
         """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
@@ -123,13 +143,25 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
             return []
         return found
 
-    def _old(self, data: bytes) -> Iterator[Any]:
+    def _old(self, data: bytes) -> Iterator[tuple[list[Any], int]]:
         start, level = self.next_fetch_offset, self._isolation_level
         rest = _Slow(self._tp, MemoryRecords(data), [], start, None, None, self._check_crcs, level)
         for record in rest:
-            self.next_fetch_offset = rest.next_fetch_offset
-            yield record
-        self.next_fetch_offset = rest.next_fetch_offset
+            yield [record], rest.next_fetch_offset
+
+
+class _FastResult(FetchResult):  # type: ignore[misc]
+    _partition_records: Any
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        """Many records at once."""
+        if not self.check_assignment(self._topic_partition) or not self.has_more():
+            return []
+        found: list[Any] = self._partition_records.take(max_records)
+        self._update_position()
+        if max_records is None or len(found) < max_records:
+            self._partition_records = None
+        return found
 
 
 def _decompress(number: int, data: bytes) -> bytes:
@@ -149,7 +181,7 @@ def install() -> None:
     if native is None:
         fetcher.PartitionRecords = _Slow
     else:
-        fetcher.PartitionRecords, fetcher.MemoryRecords = _Fast, _Fetched
+        fetcher.PartitionRecords, fetcher.MemoryRecords, fetcher.FetchResult = _Fast, _Fetched, _FastResult
 
 
 class PackedBatch:

@@ -223,9 +223,7 @@ class _Source:
         """Offset behind the last record, that of an open transaction included."""
         return int((await self._ends.end_offsets([tp]))[tp])
 
-    async def read(
-        self, tp: TopicPartition, start: int, end: int
-    ) -> AsyncIterator[Sequence[Record]]:
+    async def read(self, tp: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
         """The committed records from offset to offset; waits until the transactions between them have ended."""
         self._reader.assign([tp])
         self._reader.seek(tp, start)

@@ -49,6 +49,7 @@ class Worker:
         self.topic = config.kafka.events_topic
         self.ready: dict[int, Partition] = {}
         self.assigned: set[int] = set()
+        self.queued_records = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
         self._ticks: AIOKafkaProducer | None = None
@@ -80,6 +81,7 @@ class Worker:
             raise
         finally:
             batch.partition.queued -= 1
+            self.queued_records -= len(batch.records)
 
     async def _send_ticks(self) -> None:
         """One tick into each partition whose last tick has been applied: none pile up behind a backlog."""

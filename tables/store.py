@@ -1,8 +1,9 @@
 """The store of one partition: an ordered map of bytes in RocksDB, written atomically.
 
 Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the
-broker time of the last record, and what it was made with. Budgets are small and fixed: a worker may own hundreds of
-stores.
+broker time of the last record, and what it was made with. Memory budgets are of the process, not of a store: a worker
+may own hundreds of them. There is no write-ahead log: after a crash a store is as it was at its last flush, position
+and all, and the changelogs hold the rest.
 """
 
 import shutil
@@ -10,18 +11,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteBufferManager,
+    WriteOptions,
+)
 
 from livejobs.tables import keys
 from livejobs.tables.jobs import Op
 
-WRITE_BUFFER_BYTES = 8 * 1024 * 1024
+WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
+"""Of all stores of the process together; one of them is flushed when there are more."""
 BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+"""For all stores of the process."""
 OPEN_FILES_MAX = 256
 FORMAT = 1
 
 _META = keys.META + b"position"
-_block_cache: list[Cache] = []  # one for all stores of the process
+_shared: list[tuple[Cache, WriteBufferManager]] = []  # by all stores of the process
 
 
 class StoreError(Exception):
@@ -57,6 +71,9 @@ class Store:
             self._db = Rdict(str(path), _options())
         except Exception as error:  # rocksdict raises plain Exception
             raise StoreError(f"{path}: can't be opened: {' '.join(str(error).split())[:300]}") from error
+        unlogged = WriteOptions()
+        unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # its stubs take a property for a method
+        self._db.set_write_options(unlogged)
         stored = self._db.get(_META)
         self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
         if self.position.format != FORMAT:
@@ -100,20 +117,24 @@ class Store:
 
 
 def _options() -> Options:
-    if not _block_cache:
-        _block_cache.append(Cache(BLOCK_CACHE_BYTES))
+    if not _shared:
+        buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
+        _shared.append((Cache(BLOCK_CACHE_BYTES), buffers))
+    cache, buffers = _shared[0]
     blocks = BlockBasedOptions()
-    blocks.set_block_cache(_block_cache[0])
+    blocks.set_block_cache(cache)
     blocks.set_bloom_filter(10, block_based=False)
     blocks.set_cache_index_and_filter_blocks(True)
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(blocks)
+    options.set_write_buffer_manager(buffers)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_memtable_whole_key_filtering(True)
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(OPEN_FILES_MAX)
-    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1024 * 1024)

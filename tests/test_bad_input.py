@@ -19,6 +19,7 @@ from harness import SECONDS, Headers, Record, Sent, Site
 from histories import AMBIGUOUS, BAD_JOBS, BAD_LIVES, BAD_REGRESSIONS, NO_JSON
 
 from livejobs.streams.broker import Broker
+from livejobs.streams.compiled import native
 
 TRACE = [
     ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
@@ -369,7 +370,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.xfail(reason="aiokafka 0.14 decodes header names while it unpacks a batch, before the worker sees a message")
+@pytest.mark.xfail(native is None, reason="aiokafka 0.14 decodes header names while it unpacks a batch, before the worker sees a message")
 def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(broker: Broker, tmp_path: Path) -> None:
     with Site(broker.bootstrap, tmp_path, partitions=1) as site:  # no reader of ours: it could not read it either
         worker = site.start().ready()
