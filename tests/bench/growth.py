@@ -1,7 +1,8 @@
 """What becomes of rate and memory as things grow: a regression's jobs, the live jobs that rest, the open regressions.
 
 One worker with its ticks on reads topics of its own. Every message changes its regression's version, so each record
-of the statistics says how far the worker is.
+of the statistics says how far the worker is. Two of the series have one partition: there it reads one thing after the
+other, and all of it is in one store. The last series measures what ticks cost while nothing else comes.
 """
 
 import time
@@ -15,15 +16,14 @@ from bench.measure import Run, column, ratios, shown, table
 from bench.replay import replay
 from bench.setting import Result, Runs, Setting
 
-EVENTS = 400_000
-"""At least so many in each run."""
+EVENTS = 500_000
+"""At least so many in each run with a rate."""
+PARTITIONS = 8
 JOBS = (1_000, 10_000, 100_000, 1_000_000)
 LIVE = (1_000, 1_000_000)
 OPEN = (100, 10_000, 100_000)
-HEAD = (
-    "events", "k events/s", "ratio", "CPU-s a million", "ratio", "peak MB", "ratio", "ticks at rest, % of a core", "right",
-)  # fmt: skip
-IDLE_SECONDS, CALM_SECONDS = 10.0, 2.0
+HEAD = ("events", "k events/s", "ratio", "CPU-s a million", "ratio", "peak MB", "ratio", "right")
+IDLE_SECONDS, CALM_SECONDS = 20.0, 2.0
 
 
 def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
@@ -37,28 +37,36 @@ def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
 
 
 def live_at_rest(broker: Broker, size: int, events: int) -> Input:
-    """A farm's usual messages, while so many other live jobs say nothing."""
-    stream = Stream(Shape(events, duplicates=0, late=0))
-    resting = Resting(size, stream.shape.partitions)
-    expected = resting.expected  # one object for both, filled while they are written
-    stream.expected = expected
-    return broker.preload(f"live-{size}", stream.shape.partitions, expected, stream, resting)
+    """A farm's usual messages, while so many other live jobs say nothing; all in one partition."""
+    stream = Stream(Shape(events, partitions=1, duplicates=0, late=0))
+    resting = Resting(size, partitions=1)
+    stream.expected = resting.expected  # one object for both, filled while they are written
+    return broker.preload(f"live-{size}", 1, resting.expected, stream, resting)
 
 
 def open_regressions(broker: Broker, size: int, events: int) -> Input:
     """Messages of so many regressions that have all begun, in any order; two messages a job."""
     shape = Shape(
-        max(events, 4 * size), concurrent=size, slots=2, heartbeats=0, duplicates=0, late=0, silent=0, open_end=True
-    )
+        max(events, 4 * size), PARTITIONS, concurrent=size, slots=2,
+        heartbeats=0, duplicates=0, late=0, silent=0, open_end=True,
+    )  # fmt: skip
     stream = Stream(shape)
     messages = iter(stream)
-    return broker.preload(f"open-{size}", shape.partitions, stream.expected, messages, islice(messages, size))
+    return broker.preload(f"open-{size}", PARTITIONS, stream.expected, messages, islice(messages, size))
 
 
+def only_rest(broker: Broker, size: int, _events: int) -> Input:
+    """So many live jobs, and nothing behind them."""
+    resting = Resting(size, PARTITIONS)
+    return broker.preload(f"rest-{size}", PARTITIONS, resting.expected, resting)
+
+
+IDLE = "ticks over live jobs"
 SERIES: dict[str, tuple[tuple[int, ...], Callable[[Broker, int, int], Input]]] = {
     "jobs of one regression": (JOBS, jobs_of_one),
     "live jobs at rest": (LIVE, live_at_rest),
     "open regressions": (OPEN, open_regressions),
+    IDLE: (LIVE, only_rest),
 }
 
 
@@ -73,10 +81,13 @@ def measure(setting: Setting) -> Result:
             for size, source in inputs.items():
                 name = f"{what}: {size:,}"
                 with setting.task(source, f"growth-{source.topic}") as task:
-                    run = replay(engine, task, all_records=True, then=_idle if write is live_at_rest else _nothing)
+                    run = replay(engine, task, all_records=True, then=_idle if what == IDLE else _nothing)
                 setting.note("growth", name, number, run, runs.setdefault(name, []))
         setting.broker.delete([source.topic for source in inputs.values()])
-    tables = [_table(what, {n: some for n, some in runs.items() if n.startswith(what)}) for what in SERIES]
+    tables = []
+    for what in SERIES:
+        some = {name.removeprefix(f"{what}: "): found for name, found in runs.items() if name.startswith(what)}
+        tables.append(_idle_table(some) if what == IDLE else _table(what, some))
     return Result("growth", "one worker, ticks on; ratios are to the smallest", runs, tables)
 
 
@@ -99,7 +110,7 @@ def _table(what: str, runs: Runs) -> str:
         (what, *HEAD),
         (
             (
-                name.removeprefix(f"{what}: "),
+                size,
                 f"{some[0]['events']:,}",
                 shown(column(some, "rate"), scale=1e-3),
                 shown(ratios(some, smallest, "rate"), ".2f"),
@@ -107,9 +118,26 @@ def _table(what: str, runs: Runs) -> str:
                 shown(ratios(some, smallest, "cpu_s_per_million"), ".2f"),
                 shown(column(some, "rss_mb"), ".0f"),
                 shown(ratios(some, smallest, "rss_mb"), ".2f"),
-                shown(column(some, "idle_share"), scale=100),
                 f"{sum(run['correct'] for run in some)} of {len(some)}",
             )
-            for name, some in runs.items()
+            for size, some in runs.items()
+        ),
+    )
+
+
+def _idle_table(runs: Runs) -> str:
+    smallest = next(iter(runs.values()), [])
+    return table(
+        (IDLE, "% of a core", "ratio", "peak MB", "ratio", "right"),
+        (
+            (
+                size,
+                shown(column(some, "idle_share"), ".2f", 100),
+                shown(ratios(some, smallest, "idle_share"), ".2f"),
+                shown(column(some, "rss_mb"), ".0f"),
+                shown(ratios(some, smallest, "rss_mb"), ".2f"),
+                f"{sum(run['correct'] for run in some)} of {len(some)}",
+            )
+            for size, some in runs.items()
         ),
     )

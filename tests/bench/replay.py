@@ -121,6 +121,8 @@ def follow(consumer: Consumer, watch: Watch, task: Task) -> None:
 
 def _rates(points: list[list[Point]], sampler: Sampler, source: Input, *, anchored: bool) -> Run:
     moments = sorted(point.moment for part in points for point in part)
+    if not moments:
+        return {}
     begin, end = moments[int(len(moments) * BEGIN)], moments[int(len(moments) * END)]
     if not anchored:  # partitions are opened one after the other
         begin = max(begin, *(min(part).moment for part in points if part))
