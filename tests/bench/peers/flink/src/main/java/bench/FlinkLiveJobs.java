@@ -44,8 +44,8 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.header.Header;
 
 /**
- * The benchmark's task as a Flink DataStream job, exactly once, in one subtask of a local mini cluster: keyed map state in RocksDB,
- * incremental checkpoints to the local disk (Flink's counterpart of a changelog), Kafka source and sink.
+ * The benchmark's task as a Flink DataStream job, exactly once, in one subtask of a local mini cluster: keyed map state
+ * in RocksDB, incremental checkpoints to the local disk (Flink's counterpart of a changelog), Kafka source and sink.
  */
 public final class FlinkLiveJobs {
     private static final JsonFactory JSON = new JsonFactory();
@@ -69,7 +69,8 @@ public final class FlinkLiveJobs {
         private static final long serialVersionUID = 1;
 
         @Override
-        public void deserialize(final ConsumerRecord<byte[], byte[]> r, final Collector<Tuple3<String, Byte, byte[]>> out) {
+        public void deserialize(final ConsumerRecord<byte[], byte[]> r,
+                                final Collector<Tuple3<String, Byte, byte[]>> out) {
             final Header h = r.headers().lastHeader("type");
             if (r.key() == null || h == null) {
                 return;
@@ -236,7 +237,8 @@ public final class FlinkLiveJobs {
         }
 
         @Override
-        public ProducerRecord<byte[], byte[]> serialize(final Tuple2<String, byte[]> r, final KafkaSinkContext ctx, final Long ts) {
+        public ProducerRecord<byte[], byte[]> serialize(final Tuple2<String, byte[]> r, final KafkaSinkContext ctx,
+                                                        final Long ts) {
             return new ProducerRecord<>(topic, r.f0.getBytes(StandardCharsets.UTF_8), r.f1);
         }
     }

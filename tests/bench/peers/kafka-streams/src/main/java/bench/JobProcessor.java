@@ -13,8 +13,8 @@ import org.apache.kafka.streams.state.KeyValueIterator;
 import org.apache.kafka.streams.state.KeyValueStore;
 
 /**
- * A live message puts its body into the live store, unless the job has finished. A finish takes it out and adds to the sums.
- * The end of a regression gives its answer, and clears all that is kept for it.
+ * A live message puts its body into the live store, unless the job has finished. A finish takes it out and adds to the
+ * sums. The end of a regression gives its answer, and clears all that is kept for it.
  */
 final class JobProcessor implements Processor<byte[], byte[], byte[], byte[]> {
     static final String LIVE = "live";

@@ -20,7 +20,8 @@ import org.apache.kafka.streams.state.StoreBuilder;
 import org.apache.kafka.streams.state.Stores;
 
 /**
- * The benchmark's task on Kafka Streams, exactly once, in one thread: Processor API, three RocksDB stores with changelogs.
+ * The benchmark's task on Kafka Streams, exactly once, in one thread: Processor API, three RocksDB stores with
+ * changelogs.
  *
  * <p>Says `ready` on standard output when its stores are restored.
  */
