@@ -72,7 +72,7 @@ class Fold(Overlay):
     def __init__(  # noqa: PLR0913  all but two by name
         self, rules: Rules, store: Map, *, partition: int, partitions: int, topic: str = "job-events", epoch: int = 0
     ) -> None:
-        super().__init__(rules, store)
+        super().__init__(rules, store, partitions)
         self.partition, self.partitions, self.topic = partition, partitions, topic
         self._epoch = epoch << EPOCH_BITS
         self.counts: Counter[str] = Counter()

@@ -21,8 +21,8 @@ from faust.types import TP, ConsumerMessage
 from livejobs.streams.fold import Record
 from livejobs.streams.kafka import client_options
 
-BATCH_RECORDS_MAX = 5_000
-FETCH_BYTES_MAX = 2 * 1024 * 1024
+BATCH_RECORDS_MAX = 8_000
+FETCH_BYTES_MAX = 3 * 1024 * 1024
 QUEUED_BATCHES_MAX = 2
 """Batches of one partition that wait for the agent; then it is not fetched further."""
 QUEUED_RECORDS_MAX = 25_000

@@ -18,8 +18,10 @@ BATCH_ROWS = 20_000
 """Changed rows after which they are to be written out."""
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of changed rows after which they are to be written out, and an ending's step stops."""
-CACHE_ROWS = 25_000
-"""Rows remembered between batches, in all regressions of the partition."""
+CACHE_ROWS = 160_000
+"""Rows remembered between batches, if one worker has all partitions; each partition has its share."""
+CACHE_ROWS_MIN = 2_000
+"""The share of a partition is not less."""
 CACHE_REGRESSIONS = 5_000
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
@@ -59,8 +61,9 @@ class Changes:
 class Overlay:
     """Regressions and job rows of one partition: those of the store, with what the batch at work has changed."""
 
-    def __init__(self, rules: Rules, store: Map) -> None:
+    def __init__(self, rules: Rules, store: Map, partitions: int) -> None:
         self.rules, self.store = rules, store
+        self._cache_rows = max(CACHE_ROWS // partitions, CACHE_ROWS_MIN)
         self._regressions: dict[bytes, Regression] = {}
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
@@ -171,7 +174,7 @@ class Overlay:
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
         self._bytes = 0
         self._batch += 1
-        if self._cached > CACHE_ROWS or len(self._regressions) > CACHE_REGRESSIONS:
+        if self._cached > self._cache_rows or len(self._regressions) > CACHE_REGRESSIONS:
             self._forget()
         return changes
 
@@ -228,9 +231,17 @@ class Overlay:
         regression.stored = True
 
     def _forget(self) -> None:
-        """Drop the least recently changed regressions from memory, until half of the room is free."""
-        for name, regression in sorted(self._regressions.items(), key=lambda item: item[1].touched):
-            if self._cached <= CACHE_ROWS // 2 and len(self._regressions) <= CACHE_REGRESSIONS // 2:
+        """Drop rows from memory until half of the room is free: ended jobs first, the least recently changed first."""
+        oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
+        for regression in oldest:
+            if self._cached <= self._cache_rows // 2:
+                break
+            live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
+            if len(live) < len(regression.rows):
+                self._cached -= len(regression.rows) - len(live)
+                regression.rows, regression.complete = live, False
+        for regression in oldest:
+            if self._cached <= self._cache_rows // 2 and len(self._regressions) <= CACHE_REGRESSIONS // 2:
                 break
             self._cached -= len(regression.rows)
-            del self._regressions[name]
+            del self._regressions[regression.key]
