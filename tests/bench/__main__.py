@@ -95,6 +95,8 @@ def interrupt(*_: object) -> None:
 def measured(name: str, setting: Setting, out: Path) -> bool:
     """Run one measurement, print and write what it found; whether all was right."""
     begin = time.time()
+    document = out / f"{name}.json"
+    document.unlink(missing_ok=True)
     try:
         result: Result = importlib.import_module(f"bench.{name}").measure(setting)
     except (BenchError, KafkaException, subprocess.SubprocessError) as error:
@@ -104,10 +106,10 @@ def measured(name: str, setting: Setting, out: Path) -> bool:
     sys.stdout.write(f"{tables}\n\n")
     sys.stdout.flush()
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "turns_million_s": machine_speed()}
-    document = {"when": begin, "seconds": time.time() - begin, "machine": machine, **asdict(result)}
-    (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    found = {"when": begin, "seconds": time.time() - begin, "machine": machine, **asdict(result)}
+    document.write_text(json.dumps(found, indent=1) + "\n")
     if not result.correct:
-        say(f"{name}: a run gave wrong answers; see {out / name}.json")
+        say(f"{name}: a run gave wrong answers; see {document}")
     return result.correct
 
 

@@ -18,7 +18,7 @@ import orjson
 
 from bench.generate import SUMS, Expected
 from bench.kafka import OUTPUT_SETTINGS, Broker, Input, free_port
-from bench.measure import BenchError, Program
+from bench.measure import BenchError, Program, poll
 
 PEERS = Path(__file__).resolve().parent / "peers"
 BUILD_SECONDS_MAX = 900.0
@@ -255,6 +255,16 @@ class Limit(Peer):
     def start(self, task: Task) -> None:
         """Start it with the benchmark's own Python."""
         task.start([sys.executable, PEERS / "limit.py"], self.environment(task))
+
+
+def wait_until_ready(engine: Engine, task: Task, seconds: float) -> None:
+    """Return when its state is restored. Raises BenchError."""
+
+    def ready() -> bool:
+        task.assert_running()
+        return engine.ready(task)
+
+    poll(ready, seconds, f"{task.name} is ready")
 
 
 def toml(**sections: dict[str, Any]) -> str:

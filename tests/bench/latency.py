@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
 
+from bench import engines
 from bench.engines import Livejobs, Task
 from bench.generate import Event, Shape, Stream
 from bench.kafka import EVENTS_SETTINGS, Input
-from bench.measure import BenchError, Run, Sampler, column, percentile, poll, shown, table
+from bench.measure import BenchError, Run, Sampler, column, percentile, shown, table
 from bench.setting import Result, Runs, Setting
 
 RATES = (1_000, 10_000)
@@ -179,7 +180,7 @@ def _answer(pipe: Connection, seconds: float) -> Any:
 def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
     source, events = task.source, task.source.events
     engine.start(task)
-    poll(lambda: engine.ready(task), READY_SECONDS_MAX, "a worker that is ready")
+    engines.wait_until_ready(engine, task, READY_SECONDS_MAX)
     _answer(pipe, task.seconds_max)
     begin = time.monotonic() + AHEAD_SECONDS
     clocks = time.time() - time.monotonic()

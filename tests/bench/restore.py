@@ -107,12 +107,7 @@ def _start(task: Task, engine: Engine) -> tuple[float, float, int]:
     """Start the program; seconds and CPU seconds until it is ready, and its greatest memory."""
     engine.start(task)
     with Sampler(task.programs, task.broker.pid) as sampler:
-
-        def ready() -> bool:
-            task.assert_running()
-            return engine.ready(task)
-
-        poll(ready, task.seconds_max, f"{task.name} is ready")
+        engines.wait_until_ready(engine, task, task.seconds_max)
         moment = time.time()
         cpu_s = sum(program.cpu_s() for program in task.programs)
     return moment - task.programs[0].started, cpu_s, sampler.rss_bytes_max
