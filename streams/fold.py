@@ -17,13 +17,13 @@ from typing import Protocol
 import msgspec
 
 from livejobs.streams import messages, statistics
-from livejobs.streams.compiled import native
 from livejobs.streams.messages import Finish, Reject
 from livejobs.streams.overlay import ABSENT, BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, Map, Overlay
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules, deadline
 from livejobs.streams.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
+from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Row, Verdict
 from livejobs.tables.regressions import Ending, Regression
 
@@ -97,7 +97,7 @@ class Fold(Overlay):
         at, count = start, len(records)
         while at < count and len(self._dirty_rows) < BATCH_ROWS and self._bytes < BATCH_BYTES:
             if native is not None:
-                after = native.run(records, at, self, BATCH_ROWS, BATCH_BYTES)
+                after = native.run(records, at, self, Row, BATCH_ROWS, BATCH_BYTES)
                 if after > at:
                     at = after
                     continue

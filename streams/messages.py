@@ -2,7 +2,7 @@
 
 The publisher refuses by these rules and the worker rejects by them: there is one set. msgspec's types check most of
 it while decoding; what JSON itself leaves open (duplicate keys, depth) is checked here, without a second parse where
-the text allows it. Plain job bodies, nearly all, are read by `streams._native` where that is built.
+the text allows it. Plain job bodies, nearly all, are read by `tables._native` where that is built.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
-from livejobs.streams.compiled import native
 from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
 from livejobs.tables import times
+from livejobs.tables.compiled import native
 
 KEY_BYTES_MAX = 1024
 JOB_BYTES_MAX = 512 * 1024

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from livejobs.streams.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
-from livejobs.tables.jobs import Headers, JobState, Op, Row
+from livejobs.tables.jobs import Headers, Op, Row
 from livejobs.tables.regressions import NEVER_MS, Regression
+from livejobs.tables.states import JobState
 
 BATCH_ROWS = 20_000
 """Changed rows after which they are to be written out."""

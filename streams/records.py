@@ -1,4 +1,4 @@
-"""Record batches in and out: aiokafka with its two per-record paths taken over by `streams._native`.
+"""Record batches in and out: aiokafka with its two per-record paths taken over by `tables._native`.
 
 Coming in, a fetched record set is unpacked batch by batch into `Record`s, which hold what a fold needs and no more.
 Going out, the records of a transaction are packed at once. aiokafka keeps the rest: connections, fetching, positions,
@@ -19,8 +19,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 
-from livejobs.streams.compiled import native
 from livejobs.streams.overlay import Output
+from livejobs.tables.compiled import native
 
 BATCH_BYTES = 1024 * 1024
 RECORD_BYTES_MAX = 2 * 1024 * 1024

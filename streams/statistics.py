@@ -4,8 +4,9 @@ import msgspec
 
 from livejobs.streams import signature
 from livejobs.streams.messages import Finish
-from livejobs.tables.jobs import JobState, Row
+from livejobs.tables.jobs import Row
 from livejobs.tables.regressions import Regression
+from livejobs.tables.states import JobState
 
 ABSENT, LIVE = JobState.ABSENT, JobState.LIVE
 

@@ -8,7 +8,7 @@ diagrams in the README are drawn from these tables (`diagram`).
 from enum import IntEnum
 from types import MappingProxyType
 
-from livejobs.tables.jobs import JobState
+from livejobs.tables.states import JobState
 
 
 class JobEvent(IntEnum):

@@ -6,12 +6,13 @@ front: the time of its ``P`` entry (see `tables.keys`), and the ending that spar
 
 import struct
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Literal
 
 import msgspec
 
 from livejobs.tables import keys, times
+from livejobs.tables.fields import RowFields
+from livejobs.tables.states import JobState
 
 Verdict = Literal["timeout", "finish", "tank"]
 Headers = list[tuple[str, bytes]]
@@ -20,15 +21,6 @@ STATE_HEADER = "livejobs.state"
 
 _local = struct.Struct(">QQ")
 encode_json = msgspec.json.encode
-
-
-class JobState(IntEnum):
-    """Where a job stands; the order is that of the transition table's rows."""
-
-    ABSENT = 0
-    LIVE = 1
-    FINISHED = 2
-    JUDGED = 3
 
 
 class JobRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -56,37 +48,10 @@ class JobPrivate(msgspec.Struct, omit_defaults=True):
     """Version of the ending that must not judge this job, because it was heard of after it."""
 
 
-class Row:
-    """One job in memory. `body` is None where only the store has it."""
+class Row(RowFields):
+    """One job in memory, and its bytes."""
 
-    __slots__ = (
-        "body",
-        "dirty",
-        "first_seen",
-        "result",
-        "seen_ms",
-        "signature",
-        "spared",
-        "state",
-        "stored",
-        "updated_ms",
-        "verdict",
-    )
-
-    def __init__(self) -> None:
-        self.state = JobState.ABSENT
-        self.stored = (
-            JobState.ABSENT
-        )  # what the store holds: ABSENT, LIVE or FINISHED (which stands for JUDGED as well)
-        self.dirty = False
-        self.result = ""
-        self.first_seen = ""
-        self.updated_ms = 0
-        self.seen_ms = 0  # time of the P entry; only a live row in the store has one
-        self.spared = 0
-        self.signature: str | None = None
-        self.verdict: Verdict | None = None
-        self.body: bytes | None = None
+    __slots__ = ()
 
     def value(self, name_json: bytes) -> bytes:
         """The value of the record in the topic `jobs`."""

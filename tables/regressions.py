@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from livejobs.tables import times
+from livejobs.tables.fields import RegressionFields
 from livejobs.tables.jobs import STATE_HEADER, Headers, Row, Verdict
 
 Status = Literal["LIVE", "COMPLETE", "ABORTED", "TANKED"]
@@ -93,7 +94,7 @@ class StatsPrivate(msgspec.Struct, kw_only=True, omit_defaults=True):
     ending: Ending | None = None
 
 
-class Regression:
+class Regression(RegressionFields):
     """One regression in memory, with those of its job rows that are known here.
 
     `complete` says that `rows` holds every row the store has; then a job that is not in `rows` does not exist.
@@ -101,72 +102,48 @@ class Regression:
 
     __slots__ = (
         "closed_ms",
-        "complete",
-        "compute_ms",
-        "cycles",
         "deadline_ms",
-        "dirty",
         "dropping",
-        "ending",
-        "exists",
-        "fail",
         "fields",
-        "first_start_ms",
-        "heard_ms",
         "key",
-        "last_finish_ms",
-        "live",
         "name",
         "name_json",
-        "passed",
-        "phase",
-        "prefix",
-        "rate_cycles",
-        "rate_runtime_ms",
-        "rows",
-        "runtime_ms",
         "sealed_ms",
         "signatures",
-        "skip",
         "start",
         "stored",
         "submitted",
         "tanked",
         "touched",
-        "updated_ms",
-        "version",
     )
 
+    rows: dict[bytes, Row]
+    phase: Phase
+    ending: Ending | None
+
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
         self.key = name.encode()
         self.name_json = _encode(name)
         self.prefix = b"[" + self.name_json + b","
-        self.version = -1
-        self.updated_ms = 0
-        self.heard_ms = 0
-        self.exists = False  # heard of, and not yet forgotten
         self.stored = False
-        self.dirty = False
         self.touched = 0
         self.deadline_ms = NEVER_MS  # time of the D entry in the store
-        self.rows: dict[bytes, Row] = {}
-        self.complete = True
         self.renew()
 
     def renew(self) -> None:
         """Begin a run: empty statistics, open."""
-        self.phase: Phase = "open"
+        self.phase = "open"
         self.tanked = False
         self.closed_ms: int | None = None
         self.sealed_ms: int | None = None
         self.dropping = False
         self.start: str | None = None
-        self.ending: Ending | None = None
+        self.ending = None
         self.live = self.passed = self.fail = self.skip = 0
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
-        self.first_start_ms: int | None = None
-        self.last_finish_ms: int | None = None
+        self.first_start_ms = self.last_finish_ms = None
         self.signatures: dict[str, int] = {}
         self.fields: dict[str, msgspec.Raw] = {}
         self.submitted: int | None = None

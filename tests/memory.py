@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from livejobs.streams.compiled import native
+from livejobs.tables.compiled import native
 
 
 class MemoryMap:

@@ -19,7 +19,7 @@ from harness import SECONDS, Headers, Record, Sent, Site
 from histories import AMBIGUOUS, BAD_JOBS, BAD_LIVES, BAD_REGRESSIONS, NO_JSON
 
 from livejobs.streams.broker import Broker
-from livejobs.streams.compiled import native
+from livejobs.tables.compiled import native
 
 TRACE = [
     ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),

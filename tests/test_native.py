@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from livejobs.streams import messages
 
-native = pytest.importorskip("livejobs.streams._native")
+native = pytest.importorskip("livejobs.tables._native")
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 

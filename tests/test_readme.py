@@ -15,7 +15,8 @@ from livejobs.streams.cli import group
 from livejobs.streams.transition import JOB, REGRESSION, Phase, diagram
 from livejobs.streams.worker import EXIT_FAILED
 from livejobs.tables import regressions
-from livejobs.tables.jobs import JobRecord, JobState
+from livejobs.tables.jobs import JobRecord
+from livejobs.tables.states import JobState
 
 TOP = Path(__file__).resolve().parent.parent
 README = (TOP / "README.md").read_text(encoding="utf-8")

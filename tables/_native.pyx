@@ -14,7 +14,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from livejobs.tables.jobs import JobState, Row
+from livejobs.tables.states import JobState
 from livejobs.tables.times import to_text
 
 cdef extern from *:
@@ -823,13 +823,48 @@ def finish(body):
 
 # ---------------------------------------------------------------------------------------------------- plain messages
 
+cdef object _ABSENT = JobState.ABSENT
 cdef object _LIVE = JobState.LIVE
 cdef object _FINISHED = JobState.FINISHED
 cdef bytes _JOB_LIVE = _kinds[b"job-live"]
 cdef bytes _JOB_FINISH = _kinds[b"job-finish"]
 
 
-def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_ssize_t bytes_max):
+cdef class RowFields:
+    """See `tables.fields`."""
+
+    cdef public object state, stored, verdict
+    cdef public bint dirty
+    cdef public str result, first_seen, signature
+    cdef public long long updated_ms, seen_ms, spared
+    cdef public bytes body
+
+    def __cinit__(self):
+        self.state = self.stored = _ABSENT
+        self.result = self.first_seen = ""
+
+
+cdef class RegressionFields:
+    """See `tables.fields`."""
+
+    cdef public bytes prefix
+    cdef public long long version, updated_ms, heard_ms, live, passed, fail, skip
+    cdef public bint exists, dirty, complete
+    cdef public dict rows
+    cdef public str phase
+    cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms
+    cdef public object first_start_ms, last_finish_ms
+
+    def __cinit__(self, *_):
+        self.prefix = b""
+        self.version = -1
+        self.complete = True
+        self.rows = {}
+        self.phase = "open"
+        self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
+
+
+def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max):
     """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
 
     Plain is what nearly all are: a live message, or a finish that is no fail, with a plain body, of a job that is live
@@ -838,15 +873,15 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
     """
     cdef dict regressions = fold._regressions
     cdef dict dirty_rows = fold._dirty_rows
-    cdef dict rows
     cdef bint tracking = fold.rules.enable_live, finished, is_new
-    cdef long long epoch = fold._epoch, now, updated
+    cdef long long epoch = fold._epoch, now
     cdef Py_ssize_t at = start, changed = fold._bytes, cached = 0
     cdef Record record
+    cdef RegressionFields regression
+    cdef RowFields row
     cdef Body body
     cdef tuple given
     cdef bytes tail, key
-    cdef object now_ms
     while at < len(records) and len(dirty_rows) < rows_max and changed < bytes_max:
         if type(records[at]) is not Record:
             break
@@ -857,7 +892,7 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
         regression = regressions.get(record.key)
         if regression is None or regression.phase != "open" or regression.ending is not None:
             break
-        if (epoch | record.offset) <= <long long>regression.version:
+        if epoch | record.offset <= regression.version:
             break
         given = None
         if finished:
@@ -866,14 +901,11 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
                 break
             tail = given[0]
         else:
-            if not _open(record.value, &body):
-                break
-            tail = _plain_live(&body)
+            tail = _plain_live(&body) if _open(record.value, &body) else None
             if tail is None:
                 break
-        key = <bytes>regression.prefix + tail
-        rows = regression.rows
-        row = rows.get(key)
+        key = regression.prefix + tail
+        row = regression.rows.get(key)
         is_new = row is None
         if is_new:
             if not regression.complete:
@@ -882,20 +914,17 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
             break
 
         # From here on it is taken: what `Fold._heard`, `_move` and `streams.statistics` would do.
-        updated = regression.updated_ms
-        now = record.timestamp if record.timestamp > updated else updated
-        now_ms = now
+        now = max(record.timestamp, regression.updated_ms)
         regression.exists = True
-        regression.heard_ms = now_ms
-        regression.updated_ms = now_ms
+        regression.heard_ms = regression.updated_ms = now
         regression.version = epoch | record.offset
         if not regression.dirty:
             fold._publish(regression)
         if is_new:
-            row = rows[key] = Row()
-            row.first_seen = to_text(now_ms)
+            row = regression.rows[key] = row_type()
+            row.first_seen = to_text(now)
             cached += 1
-        row.updated_ms = now_ms
+        row.updated_ms = now
         row.body = record.value
         row.spared = 0
         if finished:
@@ -907,7 +936,7 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
                 regression.passed += 1
             else:
                 regression.skip += 1
-            _add(regression, given, now_ms)
+            _add(regression, given, now)
         elif is_new:
             row.state = _LIVE
             row.result = "live"
@@ -922,19 +951,16 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
     return at
 
 
-cdef _add(regression, tuple given, object now_ms):
+cdef _add(RegressionFields regression, tuple given, long long now):
     """What `statistics.add` does."""
-    cdef object start = given[6], end = now_ms if given[7] is None else given[7], known
+    cdef object start = given[6], end = now if given[7] is None else given[7]
     regression.cycles += given[2]
     regression.compute_ms += given[3]
     regression.runtime_ms += given[4]
     if given[5]:
         regression.rate_cycles += given[2]
         regression.rate_runtime_ms += given[4]
-    if start is not None:
-        known = regression.first_start_ms
-        if known is None or start < known:
-            regression.first_start_ms = start
-    known = regression.last_finish_ms
-    if known is None or end > known:
+    if start is not None and (regression.first_start_ms is None or start < regression.first_start_ms):
+        regression.first_start_ms = start
+    if regression.last_finish_ms is None or end > regression.last_finish_ms:
         regression.last_finish_ms = end

@@ -1,9 +1,0 @@
-"""The compiled part, `streams._native`: None where it could not be built, and then all goes the slower way."""
-
-import contextlib
-import importlib
-from typing import Any
-
-native: Any = None
-with contextlib.suppress(ImportError):
-    native = importlib.import_module("livejobs.streams._native")

@@ -1,0 +1,58 @@
+"""What rows hold in memory; the compiled part has these two classes as well, and then those are used (pure)."""
+
+from typing import TYPE_CHECKING, Any
+
+from livejobs.tables.compiled import native
+from livejobs.tables.states import JobState
+
+
+class RowFields:
+    """One job in memory. `body` is None where only the store has it."""
+
+    __slots__ = (
+        "body", "dirty", "first_seen", "result", "seen_ms", "signature", "spared", "state", "stored", "updated_ms",
+        "verdict",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.state = JobState.ABSENT
+        self.stored = JobState.ABSENT  # what the store holds: ABSENT, LIVE or FINISHED (for JUDGED as well)
+        self.dirty = False
+        self.result = ""
+        self.first_seen = ""
+        self.updated_ms = 0
+        self.seen_ms = 0  # time of the P entry; only a live row in the store has one
+        self.spared = 0
+        self.signature: str | None = None
+        self.verdict: Any = None
+        self.body: bytes | None = None
+
+
+class RegressionFields:
+    """Of a regression in memory, what nearly every message reads or changes."""
+
+    __slots__ = (
+        "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms",
+        "last_finish_ms", "live", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms",
+        "skip", "updated_ms", "version",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.prefix = b""  # of its job keys
+        self.version = -1
+        self.updated_ms = 0
+        self.heard_ms = 0
+        self.exists = False  # heard of, and not yet forgotten
+        self.dirty = False
+        self.complete = True  # `rows` holds every row the store has
+        self.rows: dict[bytes, Any] = {}
+        self.phase: Any = "open"
+        self.ending: Any = None
+        self.live = self.passed = self.fail = self.skip = 0
+        self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
+        self.first_start_ms: int | None = None
+        self.last_finish_ms: int | None = None
+
+
+if native is not None and not TYPE_CHECKING:
+    RowFields, RegressionFields = native.RowFields, native.RegressionFields
