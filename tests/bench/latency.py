@@ -40,16 +40,9 @@ READY_SECONDS_MAX = 60.0
 SLEEP_SECONDS_MIN = 0.0002
 PARTITIONS = 8
 HEAD = (
-    "events",
-    "p50 ms",
-    "p99 ms",
-    "max ms",
-    "floor p50 ms",
-    "floor p99 ms",
-    "publisher late p99 ms",
-    "cores",
-    "right",
-)
+    "events", "p50 ms", "p99 ms", "max ms", "floor p50 ms", "floor p99 ms", "publisher late p99 ms", "cores",
+    "broker cores", "right",
+)  # fmt: skip
 SHARES = {"p50": 0.5, "p99": 0.99}
 
 
@@ -73,7 +66,7 @@ def _absolute(runs: Runs) -> str:
             (
                 name,
                 *(shown(column(some, key)) for key in keys),
-                shown(column(some, "cores"), ".2f"),
+                *(shown(column(some, key), ".2f") for key in ("cores", "broker_cores")),
                 f"{sum(run['correct'] for run in some)} of {len(some)}",
             )
             for name, some in runs.items()
@@ -201,6 +194,7 @@ def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
         "events": events,
         "rate": rate,
         "cores": used.programs / (schedule[-1] - schedule[0]),
+        "broker_cores": used.broker / (schedule[-1] - schedule[0]),
         "other_cores": used.others / (schedule[-1] - schedule[0]),
         "rss_mb": sampler.rss_bytes_max / 2**20,
     }
