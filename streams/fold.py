@@ -291,10 +291,10 @@ class Fold(Overlay):
     def _correct(self, regression: Regression, key: bytes, row: Row, body: bytes, given: Finish) -> None:
         """A second finish of a job: the same changes nothing, another takes the first one's place."""
         old_body, old_ms = self._body(key, row), row.updated_ms
-        if messages.same_json(old_body, body):
+        old = messages.finish(old_body)
+        if old[:9] == given[:9] and messages.same_json(old_body, body):
             self.counts["repeated_finish"] += 1
             return
-        old = messages.finish(old_body)
         self._heard(regression)
         statistics.leave(regression, row)
         statistics.subtract(regression, old)

@@ -182,29 +182,31 @@ class Overlay:
     def _write_row(self, changes: Changes, key: bytes, regression: Regression, row: Row) -> None:
         ops, stored, state = changes.ops, row.stored, row.state
         row.dirty = False
-        if stored == LIVE and state != LIVE:
-            ops += ((keys.LIVE + key, None), (keys.timed(keys.SEEN, row.seen_ms, key), None))
-        elif stored == FINISHED and state in (ABSENT, LIVE):
+        if stored is LIVE and state is not LIVE:
+            ops.append((keys.LIVE + key, None))
+            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), None))
+        elif stored is FINISHED and state in (ABSENT, LIVE):
             ops.append((keys.FINISHED + key, None))
-        if state == ABSENT:
+        if state is ABSENT:
             regression.rows.pop(key, None)
             self._cached -= 1
-            if stored != ABSENT:
+            if stored is not ABSENT:
                 changes.jobs.append((key, None, []))
             return
         value = row.value(regression.name_json)
-        if state == LIVE:
-            if stored != LIVE:
-                row.seen_ms = row.updated_ms
-                ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
-            self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
-            ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
-            row.stored = LIVE
-        else:
+        row.body = None
+        if state is not LIVE:
             ops.append((keys.FINISHED + key, value))
             row.stored = FINISHED
+            changes.jobs.append((key, value, []))
+            return
+        if stored is not LIVE:
+            row.seen_ms = row.updated_ms
+            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
+            row.stored = LIVE
+        self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
+        ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
         changes.jobs.append((key, value, row.headers()))
-        row.body = None
 
     def _write_regression(self, changes: Changes, name: bytes, regression: Regression) -> None:
         dirty, regression.dirty = regression.dirty, False

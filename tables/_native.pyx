@@ -14,6 +14,8 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from msgspec.json import encode as _encode
+
 from livejobs.tables.states import JobState
 from livejobs.tables.times import to_text
 
@@ -842,6 +844,16 @@ cdef class RowFields:
     def __cinit__(self):
         self.state = self.stored = _ABSENT
         self.result = self.first_seen = ""
+
+    def value(self, bytes name_json not None):
+        """The value of the record in the topic `jobs`; the regression's name comes as JSON."""
+        cdef bytes tail = b'"}'
+        if self.signature is not None:
+            tail = b'","signature":' + _encode(self.signature)
+            tail += b"}" if self.verdict is None else b',"verdict":"' + (<str>self.verdict).encode() + b'"}'
+        return b"".join((
+            b'{"regression":', name_json, b',"result":"', self.result.encode(), b'","job":', self.body or b"null",
+            b',"first_seen":"', self.first_seen.encode(), b'","updated":"', (<str>to_text(self.updated_ms)).encode(), tail))
 
 
 cdef class RegressionFields:

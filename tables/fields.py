@@ -2,8 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from livejobs.tables.compiled import native
 from livejobs.tables.states import JobState
+from livejobs.tables.times import to_text
+
+_encode = msgspec.json.encode
 
 
 class RowFields:
@@ -26,6 +31,28 @@ class RowFields:
         self.signature: str | None = None
         self.verdict: Any = None
         self.body: bytes | None = None
+
+    def value(self, name_json: bytes) -> bytes:
+        """The value of the record in the topic `jobs`; the regression's name comes as JSON."""
+        tail = b'"}'
+        if self.signature is not None:
+            tail = b'","signature":' + _encode(self.signature)
+            tail += b"}" if self.verdict is None else b',"verdict":"' + self.verdict.encode() + b'"}'
+        return b"".join(
+            (
+                b'{"regression":',
+                name_json,
+                b',"result":"',
+                self.result.encode(),
+                b'","job":',
+                self.body or b"null",
+                b',"first_seen":"',
+                self.first_seen.encode(),
+                b'","updated":"',
+                to_text(self.updated_ms).encode(),
+                tail,
+            )
+        )
 
 
 class RegressionFields:

@@ -20,7 +20,7 @@ Headers = list[tuple[str, bytes]]
 STATE_HEADER = "livejobs.state"
 
 _local = struct.Struct(">QQ")
-encode_json = msgspec.json.encode
+_encode = msgspec.json.encode
 
 
 class JobRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -53,32 +53,9 @@ class Row(RowFields):
 
     __slots__ = ()
 
-    def value(self, name_json: bytes) -> bytes:
-        """The value of the record in the topic `jobs`."""
-        tail = b'"}'
-        if self.signature is not None:
-            tail = b'","signature":' + encode_json(self.signature) + b"}"
-            if self.verdict is not None:
-                tail = tail[:-1] + b',"verdict":"' + self.verdict.encode() + b'"}'
-        return b"".join(
-            (
-                b'{"regression":',
-                name_json,
-                b',"result":"',
-                self.result.encode(),
-                b'","job":',
-                self.body or b"null",
-                b',"first_seen":"',
-                self.first_seen.encode(),
-                b'","updated":"',
-                times.to_text(self.updated_ms).encode(),
-                tail,
-            )
-        )
-
     def headers(self) -> Headers:
         """The headers of the record in the topic `jobs`."""
-        return [(STATE_HEADER, encode_json(JobPrivate(self.spared)))] if self.spared else []
+        return [(STATE_HEADER, _encode(JobPrivate(self.spared)))] if self.spared else []
 
 
 _decode_record = msgspec.json.Decoder(JobRecord).decode
