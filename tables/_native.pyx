@@ -9,10 +9,13 @@ do. All others are left to those two, which know every rule. The tests hold both
 The format of record batches is Kafka's, version 2: the record batch section of its protocol guide.
 """
 
+from cpython.bytearray cimport PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
+
+from time import time
 
 from msgspec.json import encode as _encode
 
@@ -692,18 +695,17 @@ cdef bint _time(Span *span, int64_t *ms) noexcept nogil:
     return True
 
 
-cdef bint _open(object text, Body *body):
+cdef inline bint _open(object text, Body *body):
     """Read a body if its size is allowed and it is UTF-8."""
-    cdef const uint8_t *at
-    cdef Py_ssize_t size, i
+    return type(text) is bytes and _scan(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), body)
+
+
+cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body):
+    """As `_open`, for bytes in memory."""
+    cdef Py_ssize_t i = 0
     cdef uint64_t word, high = 0
-    if type(text) is not bytes:
-        return False
-    at = <const uint8_t *>PyBytes_AS_STRING(text)
-    size = PyBytes_GET_SIZE(text)
     if size > JOB_BYTES_MAX:
         return False
-    i = 0
     while size - i >= 8:
         memcpy(&word, at + i, 8)
         high |= word
@@ -781,37 +783,48 @@ cdef str _PASS = "pass", _FAIL = "fail", _SKIP = "skip"
 cdef int64_t MS_MAX = 253402300799999  # the end of the year 9999
 
 
+cdef struct Finish:  # the end of a plain finished job
+    bint timed  # it has a start
+    bint ended  # it has an end, given or start + runtime
+    int64_t start_ms
+    int64_t finish_ms
+
+
+cdef bytes _plain_finish(Body *read, Finish *found):
+    """The end of the key of a plain finished job; None if it is none."""
+    cdef Span *spans = read.spans
+    cdef const uint8_t *result = spans[RESULT].at
+    cdef bytes key
+    if result == NULL or spans[RESULT].size != 4 or (
+            memcmp(result, b"pass", 4) != 0 and memcmp(result, b"fail", 4) != 0 and memcmp(result, b"skip", 4) != 0):
+        return None
+    key = _identity(read, &found.timed, &found.start_ms)
+    if key is None or (spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX):
+        return None
+    found.ended = spans[FINISH_TIME].at != NULL
+    if found.ended:
+        return key if _time(&spans[FINISH_TIME], &found.finish_ms) else None
+    if found.timed and spans[RUNTIME_MS].at != NULL and found.start_ms + read.numbers[RUNTIME_MS] <= MS_MAX:
+        found.ended = True
+        found.finish_ms = found.start_ms + read.numbers[RUNTIME_MS]
+    return key
+
+
 def finish(body):
     """The fields of what `messages.finish` gives for a plain body, as a tuple; None for all others."""
     cdef Body read
+    cdef Finish found
     cdef Span *spans = read.spans
     cdef Span *text
-    cdef bint timed
-    cdef int64_t start_ms = 0, finish_ms = 0
     cdef bytes key
     cdef str result
-    cdef object end = None, reason = None
+    cdef object reason = None
     if not _open(body, &read):
         return None
-    if spans[RESULT].at == NULL or spans[RESULT].size != 4:
+    key = _plain_finish(&read, &found)
+    if key is None:
         return None
-    if memcmp(spans[RESULT].at, b"pass", 4) == 0:
-        result = _PASS
-    elif memcmp(spans[RESULT].at, b"fail", 4) == 0:
-        result = _FAIL
-    elif memcmp(spans[RESULT].at, b"skip", 4) == 0:
-        result = _SKIP
-    else:
-        return None
-    key = _identity(&read, &timed, &start_ms)
-    if key is None or (spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX):
-        return None
-    if spans[FINISH_TIME].at != NULL:
-        if not _time(&spans[FINISH_TIME], &finish_ms):
-            return None
-        end = finish_ms
-    elif timed and spans[RUNTIME_MS].at != NULL and start_ms + read.numbers[RUNTIME_MS] <= MS_MAX:
-        end = start_ms + read.numbers[RUNTIME_MS]
+    result = _PASS if spans[RESULT].at[0] == 112 else _FAIL if spans[RESULT].at[0] == 102 else _SKIP
     if result is _FAIL:
         text = &spans[BUCKET]
         if text.at == NULL or text.size == 0:
@@ -819,8 +832,8 @@ def finish(body):
         if text.at != NULL:
             reason = PyBytes_FromStringAndSize(<const char *>text.at - 1, text.size + 2)
     return (key, result, read.numbers[CYCLES], read.numbers[COMPUTE_MS], read.numbers[RUNTIME_MS],
-            spans[CYCLES].at != NULL and spans[RUNTIME_MS].at != NULL, start_ms if timed else None, end,
-            spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)
+            spans[CYCLES].at != NULL and spans[RUNTIME_MS].at != NULL, found.start_ms if found.timed else None,
+            found.finish_ms if found.ended else None, spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)
 
 
 # ---------------------------------------------------------------------------------------------------- plain messages
@@ -976,3 +989,138 @@ cdef _add(RegressionFields regression, tuple given, long long now):
         regression.first_start_ms = start
     if regression.last_finish_ms is None or end > regression.last_finish_ms:
         regression.last_finish_ms = end
+
+
+# ---------------------------------------------------------------------------------------------------- publishing
+
+cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished):
+    cdef Body read
+    cdef Finish found
+    if not _scan(at, size, &read):
+        return False
+    return (_plain_finish(&read, &found) if finished else _plain_live(&read)) is not None
+
+
+def is_job(bytes body not None, bint finished):
+    """Whether this is a plain body that `messages.finish` (or else `messages.live`) takes; others they must judge."""
+    return _is_job(<const uint8_t *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), finished)
+
+
+cdef bytes _varint_bytes(int64_t value):
+    cdef uint8_t varint[10]
+    return PyBytes_FromStringAndSize(<char *>varint, _put_varint(varint, value) - varint)
+
+
+def sized(bytes data not None):
+    """Bytes behind their length, as a record has its key."""
+    return _varint_bytes(PyBytes_GET_SIZE(data)) + data
+
+
+def packed_headers(list pairs not None):
+    """Names and values of headers, as a record has them."""
+    return _varint_bytes(len(pairs)) + b"".join([sized((<str>name).encode()) + sized(data) for name, data in pairs])
+
+
+cdef class Packer:
+    """A batch that is being filled, and what aiokafka's producer asks of its own BatchBuilder.
+
+    It takes messages until it is `bytes_max` long; the first one always. Once it is built it takes no more.
+    """
+
+    cdef bytearray _packed
+    cdef Py_ssize_t _used, _room, _bytes_max
+    cdef int _count
+    cdef bint _built
+    cdef tuple _producer
+
+    def __cinit__(self, Py_ssize_t bytes_max):
+        self._bytes_max = bytes_max
+        self._room = 4096
+        self._packed = bytearray(self._room)
+        self._used = HEAD_BYTES
+        self._producer = (-1, -1, -1)
+
+    cdef bint _put(self, bytes key, const uint8_t *value, Py_ssize_t size, bytes headers) except -1:
+        cdef uint8_t varint[10]
+        cdef uint8_t *at
+        cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key), headers_size = PyBytes_GET_SIZE(headers), length, need
+        length = 2 + (_put_varint(varint, self._count) - varint)  # attributes, time, place in the batch
+        length += key_size + (_put_varint(varint, size) - varint) + size + headers_size
+        need = self._used + (_put_varint(varint, length) - varint) + length
+        if self._built or (need > self._bytes_max and self._count):
+            return False
+        if need > self._room:
+            self._room = max(need, min(4 * self._room, self._bytes_max))
+            PyByteArray_Resize(self._packed, self._room)
+        at = _put_varint(<uint8_t *>(<char *>self._packed) + self._used, length)
+        at[0] = at[1] = 0
+        at = _put_varint(at + 2, self._count)
+        memcpy(at, PyBytes_AS_STRING(key), key_size)
+        at = _put_varint(at + key_size, size)
+        memcpy(at, value, size)
+        memcpy(at + size, PyBytes_AS_STRING(headers), headers_size)
+        self._used = need
+        self._count += 1
+        return True
+
+    def add(self, bytes key not None, bytes value not None, bytes headers not None):
+        """Add a message, its key from `sized`, its headers from `packed_headers`. False when it is full."""
+        return self._put(key, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), headers)
+
+    def lines(self, bytes key not None, bytes headers not None, bint finished, bytes data not None, Py_ssize_t at):
+        """Add a message for each line of `data` from `at` on: plain bodies of finished (or else live) jobs.
+
+        Returns the position behind them, their number, and whether it is full. Stops also before a line that is no
+        such body, or has no end.
+        """
+        cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef const uint8_t *line
+        cdef const uint8_t *end
+        cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
+        cdef int before = self._count
+        cdef Py_ssize_t after
+        while at < stop - start:
+            line = start + at
+            end = <const uint8_t *>memchr(line, 10, stop - line)
+            if end == NULL:
+                break
+            after = end + 1 - start
+            line = _space(line, end)
+            while end > line and ((end - 1)[0] == 32 or (end - 1)[0] == 13 or (end - 1)[0] == 9):
+                end -= 1
+            if not _is_job(line, end - line, finished):
+                break
+            if not self._put(key, line, end - line, headers):
+                return at, self._count - before, True
+            at = after
+        return at, self._count - before, False
+
+    def messages(self):
+        """Its records."""
+        cdef const uint8_t *at = <const uint8_t *>(<char *>self._packed)
+        return _records(at + HEAD_BYTES, at + self._used, self._count, 0, 0, True, [])
+
+    def record_count(self):
+        """Number of records."""
+        return self._count
+
+    def size(self):
+        """Size in bytes."""
+        return self._used
+
+    def close(self):
+        """It is closed when it is built."""
+
+    def closed(self):
+        """aiokafka may add nothing."""
+        return True
+
+    def _set_producer_state(self, long long producer_id, int producer_epoch, int base_sequence):
+        self._producer = (producer_id, producer_epoch, base_sequence)
+
+    def _build(self):
+        if not self._built:
+            self._built = True
+            PyByteArray_Resize(self._packed, self._used)
+            seal(self._packed, 0, int(time() * 1000), *self._producer, self._count)
+        return self._packed

@@ -94,6 +94,14 @@ def test_a_body_is_read_as_the_rules_say_or_left_to_them(body: bytes) -> None:
             assert answer == read(sure, body)
 
 
+@given(body=bodies())
+def test_a_body_is_published_unseen_only_if_it_is_good(body: bytes) -> None:
+    for finished, sure in ((False, messages.checked_live), (True, messages.checked_finish)):
+        assert native.is_job(body, finished) == ((native.finish if finished else native.live)(body) is not None)
+        if native.is_job(body, finished):
+            sure(body)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize(
     "more",
@@ -136,6 +144,60 @@ def test_packed_records_are_what_aiokafka_reads(items: list[Any], bytes_max: int
         assert other.next_offset == count
         found += [(record.key, record.value, record.headers) for record in other]
     assert found == items
+
+
+def sealed(packer: Any, first: int) -> DefaultRecordBatch:
+    """A filled batch as aiokafka reads it."""
+    packer._set_producer_state(7, 3, first)
+    data = packer._build()
+    assert data is packer._build()  # a retry sends the same bytes
+    assert len(data) == packer.size()
+    batch = DefaultRecordBatch(bytes(data))
+    assert batch.validate_crc()
+    assert (batch.is_transactional, batch.producer_id, batch.producer_epoch, batch.base_sequence) == (False, 7, 3, first)
+    assert batch.next_offset == packer.record_count()
+    return batch
+
+
+known = st.lists(st.tuples(st.sampled_from(["type", "ä"]), st.binary(max_size=9)), max_size=3)
+
+
+@given(
+    items=st.lists(st.tuples(st.binary(max_size=99), st.binary(max_size=300), known), min_size=1, max_size=40),
+    bytes_max=st.sampled_from([100, 1000, 100_000]),
+)
+def test_a_batch_filled_one_by_one_is_what_aiokafka_reads(items: list[Any], bytes_max: int) -> None:
+    packer, packers = native.Packer(bytes_max), []
+    for key, value, heads in items:
+        if not packers or not packer.add(native.sized(key), value, native.packed_headers(heads)):
+            packer = native.Packer(bytes_max)
+            packers.append(packer)
+            assert packer.add(native.sized(key), value, native.packed_headers(heads))
+    kept = [(record.key, record.value, record.headers) for packer in packers for record in packer.messages()]
+    read = [(r.key, r.value, r.headers) for packer in packers for r in sealed(packer, 5)]
+    assert kept == read == items
+    assert all(packer.size() <= bytes_max or packer.record_count() == 1 for packer in packers)
+    assert not packer.add(b"", b"", b"")  # it is on its way
+
+
+lines = st.one_of(
+    bodies().filter(lambda body: b"\n" not in body),
+    st.sampled_from([b"", b" \r", b"{", json.dumps(FINISH).encode(), b"\t" + json.dumps(FINISH).encode() + b" \r"]),
+)
+
+
+@given(text=st.lists(lines, max_size=30), bytes_max=st.sampled_from([500, 1_000, 100_000]), end=st.booleans())
+def test_lines_are_taken_in_order_up_to_one_that_is_not_plain(text: list[bytes], bytes_max: int, end: bool) -> None:
+    data = b"\n".join(text) + (b"\n" if end else b"")
+    key, heads = native.sized(b"r"), native.packed_headers([("type", b"job-finish")])
+    packer = native.Packer(bytes_max)
+    at, count, full = packer.lines(key, heads, True, data, 0)
+    assert at == sum(len(line) + 1 for line in text[:count])
+    assert [record.value for record in sealed(packer, 0)] == [line.strip() for line in text[:count]] if count else at == 0
+    if full:
+        assert packer.size() + len(text[count]) + 7 > bytes_max  # the key's, the header's and the framing's bytes are more
+    if full or (end and count < len(text)) or count < len(text) - 1:
+        assert full == native.is_job(text[count].strip(b" \t\r"), True)
 
 
 def built(items: list[Any], first: int, *, compression: int = 0) -> bytes:
