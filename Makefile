@@ -51,7 +51,7 @@ UV_FLAGS = --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 clean: ## remove what make made; the broker's jars stay in ~/.cache/livejobs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml deploy/requirements.lock | need-python
+$(STAMP): pyproject.toml tables/_native.pyx deploy/requirements.lock | need-python
 	@echo 'preparing $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock

@@ -69,13 +69,22 @@ class Broker:
     """One Kafka node on 127.0.0.1:`port` with its data in `data_dir`.
 
     Start again on the same two and all is still there. As a context manager it runs inside the block.
-    `progress` gets lines for a person to read while `start` is slow.
+    `progress` gets lines for a person to read while `start` is slow. One that is to run for long, `lasting`, uses more
+    of its first minute to become fast.
     """
 
-    def __init__(self, port: int, data_dir: Path | str, progress: Progress = lambda _line: None) -> None:
+    def __init__(
+        self,
+        port: int,
+        data_dir: Path | str,
+        progress: Progress = lambda _line: None,
+        *,
+        lasting: bool = False,
+    ) -> None:
         self.port = port
         self.data_dir = Path(data_dir).absolute()
         self._progress = progress
+        self._lasting = lasting
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,7 +108,7 @@ class Broker:
             raise BrokerError(f"port {self.port} of 127.0.0.1 is taken; stop what listens there or give another port")
         self._logs.mkdir(parents=True, exist_ok=True)
         self._write_properties()
-        command = [*_java_command(java, jars), f"-Dlivejobs.logs={self._logs}"]
+        command = [*_java_command(java, jars, lasting=self._lasting), f"-Dlivejobs.logs={self._logs}"]
         if not (self.data_dir / "log" / "meta.properties").exists():
             self._format(command)
         self._progress(f"starting Kafka {KAFKA_VERSION} on {self.bootstrap}")
@@ -282,9 +291,11 @@ def find_java() -> str:
     return java
 
 
-def _java_command(java: str, jars: Path) -> list[str]:
-    # A short start matters more here than the last bit of speed: no second compiler, no second collector thread.
-    flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto"]
+def _java_command(java: str, jars: Path, *, lasting: bool) -> list[str]:
+    # Where a broker soon ends again, its second compiler costs more than it gains.
+    flags = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto"]
+    if not lasting:
+        flags.append("-XX:TieredStopAtLevel=1")
     return [java, *flags, f"-Dlog4j2.configurationFile={jars / 'log4j2.xml'}", "-cp", f"{jars}/*"]
 
 
@@ -357,7 +368,7 @@ def run(config: Config, port: int | None, data_dir: Path) -> None:
     def say(line: str) -> None:
         sys.stderr.write(line + "\n")
 
-    broker = Broker(wanted, data_dir, progress=say)
+    broker = Broker(wanted, data_dir, progress=say, lasting=True)
     with contextlib.suppress(KeyboardInterrupt), broker:
         say(f"ready on {broker.bootstrap}, data in {broker.data_dir}; Ctrl-C ends it")
         broker.wait()

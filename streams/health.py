@@ -36,7 +36,7 @@ class Metrics(Collector):
             "livejobs_partitions_ready", "Partitions whose store is open and up to date.", len(partitions)
         )
         lag = GaugeMetricFamily(
-            "livejobs_partition_queued_batches", "Batches fetched and not yet applied.", labels=["partition"]
+            "livejobs_partition_queued_messages", "Messages fetched and not yet applied.", labels=["partition"]
         )
         age = GaugeMetricFamily(
             "livejobs_partition_commit_age_seconds", "Time since the last committed transaction.", labels=["partition"]
@@ -47,7 +47,7 @@ class Metrics(Collector):
             labels=["partition", "outcome"],
         )
         for partition in partitions:
-            lag.add_metric([str(partition.number)], partition.queued)
+            lag.add_metric([str(partition.number)], partition.queued_records)
             age.add_metric([str(partition.number)], time.monotonic() - partition.committed_at)
             for outcome, count in partition.fold.counts.items():
                 what.add_metric([str(partition.number), outcome], count)
@@ -79,7 +79,7 @@ class Health:
         stalled = [
             partition.number
             for partition in self._worker.ready.values()
-            if partition.queued and time.monotonic() - partition.committed_at > STALL_SECONDS
+            if partition.queued_records and time.monotonic() - partition.committed_at > STALL_SECONDS
         ]
         return web.json_response({"live": not stalled, "stalled": stalled}, status=503 if stalled else 200)
 

@@ -1,9 +1,10 @@
-"""The batch lane: Faust with one message a fetched batch, and with the partitions opened and acknowledged by us.
+"""The batch lane: Faust with one message for many, and with the partitions opened and acknowledged by us.
 
 Faust's own path costs four asyncio tasks a message, acknowledges what an agent failed on, and restores tables one
-record at a time. The lane keeps its app, agents, assignment and timers, and replaces three things in its consumer: a
-fetched partition batch is *one* message; a partition is fetched only once its store is open (`Owner.open_all`), from
-the offset that the store says; committing is nothing, for the transaction has done it (`streams.commit`).
+record at a time. The lane keeps its app, agents, assignment and timers, and replaces three things in its consumer: what
+is fetched of a partition waits there, and *one* message tells its agent; a partition is fetched only once its store is
+open (`Owner.open_all`), from the offset that the store says; committing is nothing, for the transaction has done it
+(`streams.commit`).
 """
 
 import ssl
@@ -18,13 +19,11 @@ from faust.serializers.codecs import Codec
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, ConsumerMessage
 
-from livejobs.streams.fold import Record
 from livejobs.streams.kafka import client_options
 
 BATCH_RECORDS_MAX = 8_000
+"""Records fetched at once, and records of a partition that wait for its agent; then it is not fetched further."""
 FETCH_BYTES_MAX = 3 * 1024 * 1024
-QUEUED_BATCHES_MAX = 2
-"""Batches of one partition that wait for the agent; then it is not fetched further."""
 QUEUED_RECORDS_MAX = 25_000
 """Records of all partitions that wait for their agents; then nothing is fetched."""
 IDLE_SECONDS = 0.2
@@ -35,11 +34,10 @@ REBALANCE_SECONDS = 60.0
 
 
 class Owner(Protocol):
-    """Who opens and closes partitions; `ready` are the open ones by number."""
+    """Who opens and closes partitions; `ready` are the open ones by number (`streams.commit.Partition`)."""
 
     topic: str
     ready: dict[int, Any]
-    queued_records: int
     config: Any
 
     def open_all(self, numbers: set[int]) -> None: ...
@@ -47,17 +45,8 @@ class Owner(Protocol):
     def fail(self, error: BaseException) -> None: ...
 
 
-class Batch:
-    """Consecutive messages of one partition, fetched for one opening of it."""
-
-    __slots__ = ("partition", "records", "start")
-
-    def __init__(self, partition: Any, start: int, records: list[Record]) -> None:
-        self.partition, self.start, self.records = partition, start, records
-
-
-class BatchCodec(Codec):
-    """Hands a batch through Faust's deserialization untouched."""
+class PartitionCodec(Codec):
+    """Hands a partition through Faust's deserialization untouched."""
 
     def _loads(self, s: Any) -> Any:
         return s
@@ -131,16 +120,16 @@ class LaneConsumer(Consumer):
         wanted = {
             tp
             for tp in active_partitions or ()
-            if (open_ := ready.get(tp.partition)) is not None and open_.queued < QUEUED_BATCHES_MAX
+            if (open_ := ready.get(tp.partition)) is not None and len(open_.waiting) < BATCH_RECORDS_MAX
         }
-        if not wanted or self.app.owner.queued_records >= QUEUED_RECORDS_MAX:
+        if not wanted or sum(partition.queued_records for partition in ready.values()) >= QUEUED_RECORDS_MAX:
             await self.sleep(FULL_SECONDS)
             return {}
         # A full partition may have room before the others have messages: then don't wait for those for long.
         return await super()._getmany(wanted, IDLE_SECONDS if len(wanted) == len(ready) else FULL_SECONDS)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Yield one message a partition: its value is the Batch, its offset the last record's."""
+        """Yield one message for each partition that has messages waiting again: its value is the partition."""
         fetched, _ = await self._wait_next_records(timeout)
         if not fetched or self.should_stop:
             return
@@ -155,9 +144,8 @@ class LaneConsumer(Consumer):
                 records = [record for record in records if record.offset >= start]  # noqa: PLW2901
             if records[0].offset > start:
                 await self._refuse_gap(tp, start)
-            partition.fetch_offset = records[-1].offset + 1
-            partition.queued += 1
-            self.app.owner.queued_records += len(records)
+            if not partition.add(start, records):
+                continue
             yield (
                 tp,
                 ConsumerMessage(
@@ -168,7 +156,7 @@ class LaneConsumer(Consumer):
                     1,
                     [],
                     None,
-                    cast("bytes", Batch(partition, start, records)),
+                    cast("bytes", partition),
                     None,
                     0,
                     0,
@@ -234,6 +222,6 @@ def faust_settings(config: Any) -> dict[str, Any]:
         "broker_commit_interval": 3600.0,
         "stream_buffer_maxsize": 64,
         "broker_max_poll_records": BATCH_RECORDS_MAX,
-        "value_serializer": BatchCodec(),
+        "value_serializer": PartitionCodec(),
         "store": "memory://",
     }

@@ -19,7 +19,7 @@ BATCH_ROWS = 20_000
 """Changed rows after which they are to be written out."""
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of changed rows after which they are to be written out, and an ending's step stops."""
-CACHE_ROWS = 160_000
+CACHE_ROWS = 120_000
 """Rows remembered between batches, if one worker has all partitions; each partition has its share."""
 CACHE_ROWS_MIN = 2_000
 """The share of a partition is not less."""

@@ -26,7 +26,7 @@ from livejobs.streams.commit import Partition
 from livejobs.streams.config import Config
 from livejobs.streams.health import Health
 from livejobs.streams.kafka import client_options
-from livejobs.streams.lane import Batch, BatchCodec, LaneApp, LaneConsumer, faust_settings
+from livejobs.streams.lane import LaneApp, LaneConsumer, PartitionCodec, faust_settings
 from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
@@ -49,7 +49,6 @@ class Worker:
         self.topic = config.kafka.events_topic
         self.ready: dict[int, Partition] = {}
         self.assigned: set[int] = set()
-        self.queued_records = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
         self._ticks: AIOKafkaProducer | None = None
@@ -61,27 +60,25 @@ class Worker:
         Path(config.worker.datadir).mkdir(parents=True, exist_ok=True)
         app = LaneApp(config.kafka.group, **faust_settings(config), datadir=Path(config.worker.datadir) / "faust")
         app.owner = self
-        events = app.topic(self.topic, key_serializer="raw", value_serializer=BatchCodec(), partitions=self.partitions)
+        codec = PartitionCodec()
+        events = app.topic(self.topic, key_serializer="raw", value_serializer=codec, partitions=self.partitions)
 
         @app.agent(events, isolated_partitions=True)
-        async def apply(stream: faust.StreamT[Batch]) -> None:
-            """Apply each batch of job events to the live tables of its partition."""
-            async for batch in stream:
-                await asyncio.shield(asyncio.ensure_future(self._apply(batch)))
+        async def apply(stream: faust.StreamT[Partition]) -> None:
+            """Apply the job events that are waiting to the live tables of their partition."""
+            async for partition in stream:
+                await asyncio.shield(asyncio.ensure_future(self._apply(partition)))
 
         if config.worker.tickseconds > 0:
             app.timer(interval=config.worker.tickseconds)(self._send_ticks)
         return app
 
-    async def _apply(self, batch: Batch) -> None:
+    async def _apply(self, partition: Partition) -> None:
         try:
-            await batch.partition.apply(batch.start, batch.records)
+            await partition.apply(1 / max(1, len(self.ready)))
         except BaseException as error:
             self.fail(error)
             raise
-        finally:
-            batch.partition.queued -= 1
-            self.queued_records -= len(batch.records)
 
     async def _send_ticks(self) -> None:
         """One tick into each partition whose last tick has been applied: none pile up behind a backlog."""

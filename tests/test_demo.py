@@ -71,15 +71,14 @@ def test_all_types_and_all_fields_are_there() -> None:
 
 
 def test_some_jobs_beat_and_some_never_finish() -> None:
-    live, finished = Counter[tuple[str, ...]](), set()
+    live, finished = Counter[tuple[str, bytes]](), set()
     for event in events():
         if event.kind.startswith("job-"):
             body = event.body
-            _, identity = messages.live(body) if event.kind == "job-live" else messages.finish(body)
             if event.kind == "job-live":
-                live[event.regression, *identity] += 1
+                live[event.regression, messages.live(body)] += 1
             else:
-                finished.add((event.regression, *identity))
+                finished.add((event.regression, messages.finish(body).key))
     assert max(live.values()) > 1
     assert set(live) - finished
     assert not finished - set(live)
