@@ -7,7 +7,6 @@ anything is acknowledged (`streams.worker`).
 
 import asyncio
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +199,9 @@ async def _restored(
             "use another [worker] datadir, or restore the topics",
         )
 
-    def stats_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[jobs.Op]:
-        return rules_of.restore_ops(rules, key, value, headers)
+    def stats_ops(records: list[Record], ops: dict[bytes, bytes | None]) -> None:
+        for record in records:
+            ops.update(rules_of.restore_ops(rules, record.key or b"", record.value, record.headers))
 
     source_tp = TopicPartition(kafka.events_topic, number)
     consumer = AIOKafkaConsumer(
@@ -212,16 +212,17 @@ async def _restored(
     )
     await consumer.start()
     try:
+        # Before the consumer begins to fetch: it would make us wait for its long polls.
+        first = (await consumer.beginning_offsets([source_tp]))[source_tp]
+        end = (await consumer.end_offsets([source_tp]))[source_tp]
         store, _ = await restore(
             consumer,
             store,
             [
-                Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore_ops),
+                Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore),
                 Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
             ],
         )
-        first = (await consumer.beginning_offsets([source_tp]))[source_tp]
-        end = (await consumer.end_offsets([source_tp]))[source_tp]
     except BaseException:
         store.close()
         raise

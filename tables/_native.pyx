@@ -836,6 +836,70 @@ def finish(body):
             found.finish_ms if found.ended else None, spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)
 
 
+# ---------------------------------------------------------------------------------------------------- restore
+
+cdef inline void _put_time(char *to, int64_t ms) noexcept nogil:
+    _put_big(<uint8_t *>to, ms, 8)
+
+
+cdef bint _restore(Record record, dict ops):
+    """What `tables.jobs.restore_ops` does, for a record as a worker writes it; False: for no other."""
+    cdef const uint8_t *at
+    cdef const uint8_t *end
+    cdef Span name, updated
+    cdef int64_t seen_ms
+    cdef Py_ssize_t size, key_size
+    cdef bytes live, seen
+    cdef char *to
+    if record.key is None or record.value is None or PyBytes_AS_STRING(record._headers)[0] != 0:
+        return False
+    at = <const uint8_t *>PyBytes_AS_STRING(record.value)
+    size = PyBytes_GET_SIZE(record.value)
+    end = at + size
+    if size < 100 or memcmp(at, b'{"regression":', 14) != 0:
+        return False
+    at = _string(at + 14, end, &name)
+    if at == NULL or end - at < 60 or memcmp(at, b',"result":"', 11) != 0:
+        return False
+    if memcmp(at + 11, b'live","job":', 12) != 0:
+        if memcmp(at + 15, b'","job":', 8) != 0:
+            return False
+        ops[b"L" + record.key] = None
+        ops[b"F" + record.key] = record.value
+        return True
+    updated.at, updated.size, updated.escaped = end - 26, 24, False
+    if memcmp(end - 38, b'","updated":"', 13) != 0 or end[-2] != 34 or end[-1] != 125:
+        return False
+    if not _time(&updated, &seen_ms) or seen_ms < 0:
+        return False
+    live = PyBytes_FromStringAndSize(NULL, size + 16)
+    to = PyBytes_AS_STRING(live)
+    _put_time(to, seen_ms)
+    _put_time(to + 8, 0)
+    memcpy(to + 16, end - size, size)
+    key_size = PyBytes_GET_SIZE(record.key)
+    seen = PyBytes_FromStringAndSize(NULL, key_size + 9)
+    to = PyBytes_AS_STRING(seen)
+    to[0] = 80
+    _put_time(to + 1, seen_ms)
+    memcpy(to + 9, PyBytes_AS_STRING(record.key), key_size)
+    ops[b"L" + record.key] = live
+    ops[b"F" + record.key] = None
+    ops[seen] = b""
+    return True
+
+
+def restore(list records not None, Py_ssize_t start, dict ops not None):
+    """Put what records of the topic `jobs` do to a store into `ops`; returns the index of the first one that is left.
+
+    It takes records as a worker writes them; all others are left to `tables.jobs.restore_ops`.
+    """
+    cdef Py_ssize_t at = start
+    while at < len(records) and type(records[at]) is Record and _restore(<Record>records[at], ops):
+        at += 1
+    return at
+
+
 # ---------------------------------------------------------------------------------------------------- plain messages
 
 cdef object _ABSENT = JobState.ABSENT

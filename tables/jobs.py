@@ -6,11 +6,12 @@ front: the time of its ``P`` entry (see `tables.keys`), and the ending that spar
 
 import struct
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from livejobs.tables import keys, times
+from livejobs.tables.compiled import native
 from livejobs.tables.fields import RowFields
 from livejobs.tables.states import JobState
 
@@ -102,6 +103,19 @@ def seen_ms_of(live: bytes) -> int:
 
 
 Op = tuple[bytes, bytes | None]
+
+
+def restore(records: list[Any], ops: dict[bytes, bytes | None]) -> None:
+    """Put what records of the topic `jobs` do to a store into `ops`: key -> value, or None to delete."""
+    at = 0
+    while at < len(records):
+        if native is not None:
+            at = native.restore(records, at, ops)
+            if at == len(records):
+                return
+        record = records[at]
+        ops.update(restore_ops(record.key, record.value, record.headers))
+        at += 1
 
 
 def restore_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Op]:

@@ -7,19 +7,21 @@ move any more.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from livejobs.tables import times
-from livejobs.tables.jobs import Op
 from livejobs.tables.store import Store
 
 BATCH_RECORDS = 10_000
 STALL_SECONDS = 60.0
+BULK_RECORDS = 50_000
+"""From so many records on, it pays to open the store anew for the restore alone."""
 AGE_MS_MAX = 7 * times.DAY_MS // 2
 """Half of the changelogs' delete.retention.ms: a store that was away for longer may have missed tombstones."""
 
-Ops = Callable[[bytes, bytes | None, Sequence[tuple[str, bytes]]], list[Op]]
+Ops = Callable[[list[Any], dict[bytes, bytes | None]], None]
 
 
 class RestoreError(Exception):
@@ -28,7 +30,7 @@ class RestoreError(Exception):
 
 @dataclass(frozen=True)
 class Changelog:
-    """One changelog partition: its name in the store's position, and what one of its records does."""
+    """One changelog partition: its name in the store's position, and what puts its records' effects into a dict."""
 
     field: str
     tp: TopicPartition
@@ -46,7 +48,6 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
     Returns the store (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
     """
     tps = [changelog.tp for changelog in changelogs]
-    consumer.assign(tps)
     first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     if stale(store, int(time.time() * 1000)) or any(
         not first[log.tp] <= getattr(store.position, log.field) <= end[log.tp]
@@ -54,10 +55,15 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
         if getattr(store.position, log.field)
     ):
         store = store.wipe()
-    by_tp = {log.tp: log for log in changelogs}
-    for log in changelogs:
-        consumer.seek(log.tp, max(getattr(store.position, log.field), first[log.tp]))
-    return store, await _read(consumer, store, by_tp, end)
+    starts = {log.tp: max(getattr(store.position, log.field), first[log.tp]) for log in changelogs}
+    bulk = sum(end[tp] - starts[tp] for tp in tps) > BULK_RECORDS
+    if bulk:
+        store = store.reopen(bulk=True)
+    consumer.assign(tps)
+    for tp in tps:
+        consumer.seek(tp, starts[tp])
+    read = await _read(consumer, store, {log.tp: log for log in changelogs}, end)
+    return store.reopen() if bulk else store, read
 
 
 async def _read(
@@ -83,8 +89,7 @@ async def _read(
         for tp, records in fetched.items():
             ops: dict[bytes, bytes | None] = {}
             log = by_tp[tp]
-            for record in records:
-                ops.update(log.ops(record.key, record.value, record.headers))
+            log.ops(records, ops)
             setattr(store.position, log.field, records[-1].offset + 1)
             store.write(ops.items())
             read += len(records)

@@ -15,6 +15,7 @@ from rocksdict import (
     BlockBasedOptions,
     Cache,
     DBCompressionType,
+    MemtableFactory,
     Options,
     Rdict,
     ReadOptions,
@@ -32,6 +33,7 @@ WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
 BLOCK_CACHE_BYTES = 64 * 1024 * 1024
 """For all stores of the process."""
 OPEN_FILES_MAX = 256
+BULK_FILES_MAX = 1_000_000
 FORMAT = 1
 
 _META = keys.META + b"position"
@@ -62,13 +64,18 @@ class Position(msgspec.Struct, kw_only=True):
 
 
 class Store:
-    """One partition's RocksDB. Not to be shared between threads while it is written."""
+    """One partition's RocksDB. Not to be shared between threads while it is written.
 
-    def __init__(self, path: Path) -> None:
+    With `bulk` it is for many writes and no reads: sorting is left to the flushes, and nothing is compacted.
+    """
+
+    def __init__(self, path: Path, *, bulk: bool = False) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        options = _options(bulk=bulk)
         try:
-            self._db = Rdict(str(path), _options())
+            # Not the options that it was last opened with, which rocksdict keeps.
+            self._db = Rdict(str(path), options, column_families={"default": options})
         except Exception as error:  # rocksdict raises plain Exception
             raise StoreError(f"{path}: can't be opened: {' '.join(str(error).split())[:300]}") from error
         unlogged = WriteOptions()
@@ -115,8 +122,13 @@ class Store:
         shutil.rmtree(self.path)
         return Store(self.path)
 
+    def reopen(self, *, bulk: bool = False) -> "Store":
+        """Close, and open anew with what it holds."""
+        self.close()
+        return Store(self.path, bulk=bulk)
 
-def _options() -> Options:
+
+def _options(*, bulk: bool) -> Options:
     if not _shared:
         buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
         _shared.append((Cache(BLOCK_CACHE_BYTES), buffers))
@@ -131,8 +143,15 @@ def _options() -> Options:
     options.set_block_based_table_factory(blocks)
     options.set_write_buffer_manager(buffers)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
-    options.set_memtable_prefix_bloom_ratio(0.05)
-    options.set_memtable_whole_key_filtering(True)
+    if bulk:
+        options.set_memtable_factory(MemtableFactory.vector())
+        options.set_allow_concurrent_memtable_write(False)  # a vector can't
+        options.set_disable_auto_compactions(True)
+        options.set_level_zero_slowdown_writes_trigger(BULK_FILES_MAX)
+        options.set_level_zero_stop_writes_trigger(BULK_FILES_MAX)
+    else:
+        options.set_memtable_prefix_bloom_ratio(0.05)
+        options.set_memtable_whole_key_filtering(True)
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(OPEN_FILES_MAX)
     options.set_compression_type(DBCompressionType.lz4())

@@ -89,8 +89,12 @@ class Core:
     def restored(self) -> "Core":
         """A core rebuilt from the two topics alone."""
         other = Core(self.rules)
-        for key, (value, headers) in self.jobs.items():
-            other.map.write(jobs.restore_ops(key, value, headers))
+        ops: dict[bytes, bytes | None] = {}
+        rows = [Record(0, 0, key, value, tuple(headers)) for key, (value, headers) in self.jobs.items()]
+        jobs.restore([compiled_record(row) for row in rows], ops)
+        by_rules = dict(op for row in rows for op in jobs.restore_ops(row.key or b"", row.value, row.headers))
+        assert ops == by_rules
+        other.map.write(list(ops.items()))
         for key, (value, headers) in self.stats.items():
             other.map.write(rules_of.restore_ops(self.rules, key, value, headers))
         other.jobs, other.stats, other.rejects = dict(self.jobs), dict(self.stats), list(self.rejects)
