@@ -46,9 +46,11 @@ class Partition:
     """One partition of `job-events` that this worker owns: its store, its fold and its transactional producer."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what `open` has put together
-        self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, source: int
+        self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, restored: int
     ) -> None:
         self.number = number
+        self.restored = restored  # records read from the changelogs
+        source = store.position.source
         self._kafka = config.kafka
         self._source = TopicPartition(config.kafka.events_topic, number)
         self._store, self.fold, self._producer = store, fold, producer
@@ -84,9 +86,9 @@ class Partition:
         await producer.start()
         try:
             rules = Rules.of(config.sigs)
-            store, source = await _restored(number, partitions, config, rules, committed)
+            store, restored = await _restored(number, partitions, config, rules, committed)
             fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
-            return cls(number, config, store, fold, producer, source)
+            return cls(number, config, store, fold, producer, restored)
         except BaseException:
             await producer.stop()
             raise
@@ -186,7 +188,7 @@ class Partition:
 async def _restored(
     number: int, partitions: int, config: Config, rules: Rules, committed: int | None
 ) -> tuple[Store, int]:
-    """The partition's store, up to date, and the source offset to go on from."""
+    """The partition's store, up to date, its position that to go on from; and the number of records restored."""
     kafka = config.kafka
     store = Store(data_path(config) / str(number))
     topics = [kafka.events_topic, kafka.jobs_topic, kafka.stats_topic]
@@ -200,8 +202,8 @@ async def _restored(
         )
 
     def stats_ops(records: list[Record], ops: dict[bytes, bytes | None]) -> None:
-        for record in records:
-            ops.update(rules_of.restore_ops(rules, record.key or b"", record.value, record.headers))
+        for key, record in {record.key or b"": record for record in records}.items():  # the last one of each counts
+            ops.update(rules_of.restore_ops(rules, key, record.value, record.headers))
 
     source_tp = TopicPartition(kafka.events_topic, number)
     consumer = AIOKafkaConsumer(
@@ -215,7 +217,7 @@ async def _restored(
         # Before the consumer begins to fetch: it would make us wait for its long polls.
         first = (await consumer.beginning_offsets([source_tp]))[source_tp]
         end = (await consumer.end_offsets([source_tp]))[source_tp]
-        store, _ = await restore(
+        store, restored = await restore(
             consumer,
             store,
             [
@@ -238,7 +240,7 @@ async def _restored(
     source = known if known >= 0 else first
     store.position.source, store.position.partitions, store.position.topics = source, partitions, topics
     store.write(_reindexed(store, rules))
-    return store, source
+    return store, restored
 
 
 def _reindexed(store: Store, rules: Rules) -> list[jobs.Op]:

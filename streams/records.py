@@ -124,19 +124,19 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
     def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
         """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
         base, _, _, _, crc, attributes, _, base_ms, max_ms, producer, _, _, count = head
-        if native.crc32c(batch[_CRC_FROM:]) != crc:
+        if native.crc32c(batch, _CRC_FROM) != crc:
             raise ValueError(f"the batch at offset {base} has a wrong checksum")
         committed_only = self._isolation_level == fetcher.READ_COMMITTED
         if committed_only:
             self._consume_aborted_up_to(base)
-        body = batch[_HEAD.size :]
+        data, start = batch, _HEAD.size
         if attributes & _CODEC:
-            body = _decompress(attributes & _CODEC, body)
+            data, start = _decompress(attributes & _CODEC, batch[start:]), 0
         aborted = committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
         if aborted and not attributes & _CONTROL:
             return []
         append_time = bool(attributes & _LOG_APPEND_TIME)
-        found: list[Any] = native.records(body, count, base, max_ms if append_time else base_ms, append_time)
+        found: list[Any] = native.records(data, start, count, base, max_ms if append_time else base_ms, append_time)
         if attributes & _CONTROL:
             if found and ControlRecord.parse(found[0].key) == ABORT_MARKER:
                 self._aborted_producers.discard(producer)

@@ -128,7 +128,8 @@ class Worker:
                     await partition.close()
                     raise
             self.ready[number] = partition
-            log.info("partition %d is ready at offset %d", number, partition.next_offset)
+            at, restored = partition.next_offset, partition.restored
+            log.info("partition %d is ready at offset %d, %d records restored", number, at, restored)
         except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 

@@ -84,10 +84,12 @@ cdef extern from *:
     uint32_t lj_crc32c_soft(const uint8_t *at, size_t size) noexcept nogil
 
 
-def crc32c(bytes data not None, bint portable=False):
-    """CRC-32C of bytes: by the processor's instruction where it has one, or by table (`portable`)."""
+def crc32c(bytes data not None, Py_ssize_t start=0, bint portable=False):
+    """CRC-32C of the bytes from `start` on: by the processor's instruction where it has one, or by table (`portable`)."""
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
-    return (lj_crc32c_soft if portable else lj_crc32c)(at, PyBytes_GET_SIZE(data))
+    if not 0 <= start <= PyBytes_GET_SIZE(data):
+        raise ValueError("there is no such place")
+    return (lj_crc32c_soft if portable else lj_crc32c)(at + start, PyBytes_GET_SIZE(data) - start)
 
 
 # ---------------------------------------------------------------------------------------------------- records
@@ -224,13 +226,16 @@ cdef Record _record(const uint8_t *at, const uint8_t *end):
     return record
 
 
-def records(bytes data not None, Py_ssize_t count, long long base_offset, long long base_ms, bint append_time):
-    """The records in the (uncompressed) body of one batch. ValueError where it is malformed.
+def records(bytes data not None, Py_ssize_t start, Py_ssize_t count, long long base_offset, long long base_ms,
+            bint append_time):
+    """The records of one batch, which fill `data` from `start` on, uncompressed. ValueError where it is malformed.
 
     `base_ms` is the first record's time, or with `append_time` the time of all of them.
     """
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
-    return _records(at, at + PyBytes_GET_SIZE(data), count, base_offset, base_ms, append_time, [])
+    if not 0 <= start <= PyBytes_GET_SIZE(data):
+        raise ValueError("there is no such place")
+    return _records(at + start, at + PyBytes_GET_SIZE(data), count, base_offset, base_ms, append_time, [])
 
 
 cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long long base_offset, long long base_ms,

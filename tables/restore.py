@@ -63,6 +63,9 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
     for tp in tps:
         consumer.seek(tp, starts[tp])
     read = await _read(consumer, store, {log.tp: log for log in changelogs}, end)
+    # It has seen every tombstone until now, however long ago the last message came.
+    store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
+    store.write([])
     return store.reopen() if bulk else store, read
 
 
@@ -79,7 +82,6 @@ async def _read(
         if all(positions[tp] >= end[tp] for tp in by_tp):
             for tp, log in by_tp.items():
                 setattr(store.position, log.field, max(getattr(store.position, log.field), positions[tp]))
-            store.write([])
             return read
         if positions != before:
             moved_at, before = time.monotonic(), positions

@@ -55,7 +55,7 @@ class Position(msgspec.Struct, kw_only=True):
     stats: int = 0
     """Offset of the next record of the changelog `regression-stats`."""
     updated_ms: int = 0
-    """Broker time of the last message applied."""
+    """When it was last up to date: broker time of the last message applied, or our time of the last restore."""
     partitions: int = 0
     """Partition count of the topics that the state was made with."""
     topics: list[str] = []

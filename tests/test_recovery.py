@@ -193,6 +193,20 @@ def test_a_worker_is_restarted_with(disk: str, site: Site) -> None:
     assert_exact(site, load, worker)
 
 
+def test_a_disk_just_restored_is_not_restored_again(site: Site) -> None:
+    site.start().ready()
+    site.send("job-finish", "r", {"uniqueid": "one", "result": "pass"})
+    site.wait_for_no_lag()
+    for records in (1, 0):  # the record of the job and that of its regression: none are read twice
+        site.workers[-1].stop()
+        if records:
+            shutil.rmtree(site.disk())
+        worker = site.start(tickseconds=0).ready()
+        log = worker.output().rpartition("LaneThread]: Starting")[2]
+        counts = [int(line.split(", ")[1].split()[0]) for line in log.splitlines() if "is ready at" in line]
+        assert bool(sum(counts)) == bool(records), worker.tail()
+
+
 def test_a_worker_is_killed_and_started_again(site: Site) -> None:
     load = Load(3)
     worker = site.start().ready()
