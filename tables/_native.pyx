@@ -873,7 +873,7 @@ cdef bint _restore(Record record, dict ops):
         ops[b"F" + record.key] = record.value
         return True
     updated.at, updated.size, updated.escaped = end - 26, 24, False
-    if memcmp(end - 38, b'","updated":"', 13) != 0 or end[-2] != 34 or end[-1] != 125:
+    if memcmp(end - 39, b'","updated":"', 13) != 0 or end[-2] != 34 or end[-1] != 125:
         return False
     if not _time(&updated, &seen_ms) or seen_ms < 0:
         return False

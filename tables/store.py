@@ -154,7 +154,8 @@ def _options(*, bulk: bool) -> Options:
         options.set_memtable_whole_key_filtering(True)
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(OPEN_FILES_MAX)
-    options.set_compression_type(DBCompressionType.lz4())
+    # Many rows do not live until the first compaction: those are not worth to be compressed.
+    options.set_compression_per_level([DBCompressionType.none(), DBCompressionType.lz4(), DBCompressionType.lz4()])
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1024 * 1024)
     options.set_level_compaction_dynamic_level_bytes(True)

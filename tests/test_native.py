@@ -10,6 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livejobs.streams import messages
+from livejobs.tables import jobs
+from livejobs.tables.jobs import Row
 
 native = pytest.importorskip("livejobs.tables._native")
 settings.register_profile("any machine", deadline=None)
@@ -268,3 +270,15 @@ def test_a_header_name_that_is_no_utf8_is_kept() -> None:
     record = native.records(good.replace(b"type", b"ty\xff\xfe"), 0, 1, 0, 0, False)[0]
     assert record.headers == [("ty\udcff\udcfe", b"t")]
     assert bytes(native.pack([(b"k", b"v", record.headers)], 0, 1000)[0])[61:].find(b"ty\xff\xfe") > 0
+
+
+@pytest.mark.parametrize("result", ["live", "pass", "fail"])
+def test_records_of_a_worker_are_restored_without_a_second_look(result: str) -> None:
+    row = Row()
+    row.result, row.body, row.first_seen, row.updated_ms = result, b'{"a":1}', "2026-03-02T13:00:11.201Z", 1_772_456_411_201
+    row.signature = 'a "signature"' if result == "fail" else None
+    value = row.value(b'"r \\"1\\""')
+    packed, _ = native.pack([(b"[key", value, [])], 0, 1)
+    ops: dict[bytes, Any] = {}
+    assert native.restore(native.records(bytes(packed), 61, 1, 0, 0, True), 0, ops) == 1
+    assert ops == dict(jobs.restore_ops(b"[key", value, []))

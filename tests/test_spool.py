@@ -16,11 +16,13 @@ from conftest import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration
-from livejobs.streams import publish, spool
+from livejobs.streams import delivery, publish, spool
+from livejobs.streams.batch import Batch
 from livejobs.streams.broker import free_port
 from livejobs.streams.config import Config, ConfigError
+from livejobs.streams.delivery import Outcome
 from livejobs.streams.publish import Message, Source
-from livejobs.streams.spool import FRAME, HEADER, Outcome, Spool, SpoolError, SpoolFullError
+from livejobs.streams.spool import FRAME, HEADER, Spool, SpoolError, SpoolFullError
 
 MIB = 1 << 20
 
@@ -60,7 +62,7 @@ def deliver(config: Config, messages: Sequence[Message], size: int = 3) -> Outco
         for start in range(0, len(messages), size):
             yield messages[start : start + size]
 
-    asyncio.run(spool.deliver(config, chunks(), outcome))
+    asyncio.run(delivery.deliver(config, chunks(), outcome))
     return outcome
 
 
@@ -73,7 +75,7 @@ def away(config: Config) -> Config:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(delivery, "CONNECT_SECONDS", 0.5)
 
 
 # The log
@@ -306,7 +308,7 @@ def test_a_full_spool_says_what_is_lost_and_lets_nothing_overtake(make_config: M
 
 
 def test_a_call_that_meets_a_sender_waits_and_then_keeps(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
     deliver(away(config), [message(0)])
     other = spool.of(config)
     assert other is not None
@@ -323,7 +325,7 @@ def test_the_broker_goes_in_the_middle(config: Config, monkeypatch: pytest.Monke
     real = publish.Publisher._deliver
     batches = 0
 
-    async def deliver_some(self: publish.Publisher, partition: int, batch: "publish._Batch") -> None:
+    async def deliver_some(self: publish.Publisher, partition: int, batch: Batch) -> None:
         nonlocal batches
         batches += 1
         if batches > 3:
