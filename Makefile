@@ -56,6 +56,8 @@ $(STAMP): pyproject.toml tables/_native.pyx deploy/requirements.lock | need-pyth
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import livejobs.tables._native' 2>/dev/null || \
+		echo 'no C compiler or no Python headers: livejobs works without its compiled part, at a third of the speed' >&2
 	@touch $@
 
 $(BENCH)/.complete: deploy/bench.lock | need-python
