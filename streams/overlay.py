@@ -19,11 +19,13 @@ BATCH_ROWS = 20_000
 """Changed rows after which they are to be written out."""
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of changed rows after which they are to be written out, and an ending's step stops."""
-CACHE_ROWS = 120_000
+CACHE_ROWS = 100_000
 """Rows remembered between batches, if one worker has all partitions; each partition has its share."""
 CACHE_ROWS_MIN = 2_000
 """The share of a partition is not less."""
-CACHE_REGRESSIONS = 5_000
+CACHE_REGRESSIONS = 100_000
+CACHE_REGRESSIONS_MIN = 1_000
+"""The same for regressions."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 
@@ -65,6 +67,7 @@ class Overlay:
     def __init__(self, rules: Rules, store: Map, partitions: int) -> None:
         self.rules, self.store = rules, store
         self._cache_rows = max(CACHE_ROWS // partitions, CACHE_ROWS_MIN)
+        self._cache_regressions = max(CACHE_REGRESSIONS // partitions, CACHE_REGRESSIONS_MIN)
         self._regressions: dict[bytes, Regression] = {}
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
@@ -175,7 +178,7 @@ class Overlay:
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
         self._bytes = 0
         self._batch += 1
-        if self._cached > self._cache_rows or len(self._regressions) > CACHE_REGRESSIONS:
+        if self._cached > self._cache_rows or len(self._regressions) > self._cache_regressions:
             self._forget()
         return changes
 
@@ -235,6 +238,8 @@ class Overlay:
 
     def _forget(self) -> None:
         """Drop rows from memory until half of the room is free: ended jobs first, the least recently changed first."""
+        full = len(self._regressions) > self._cache_regressions
+        regressions_left = self._cache_regressions // 2 if full else self._cache_regressions
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
         for regression in oldest:
             if self._cached <= self._cache_rows // 2:
@@ -244,7 +249,7 @@ class Overlay:
                 self._cached -= len(regression.rows) - len(live)
                 regression.rows, regression.complete = live, False
         for regression in oldest:
-            if self._cached <= self._cache_rows // 2 and len(self._regressions) <= CACHE_REGRESSIONS // 2:
+            if self._cached <= self._cache_rows // 2 and len(self._regressions) <= regressions_left:
                 break
             self._cached -= len(regression.rows)
             del self._regressions[regression.key]

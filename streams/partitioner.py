@@ -4,12 +4,14 @@ The hash is murmur2 as in `org.apache.kafka.common.utils.Utils.murmur2`, with it
 (librdkafka's is CRC32).
 """
 
+from livejobs.tables.compiled import native
+
 _SEED, _M, _R, _MASK = 0x9747B28C, 0x5BD1E995, 24, 0xFFFFFFFF
 
 
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key among `partitions`."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    return ((murmur2 if native is None else native.murmur2)(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:

@@ -92,6 +92,25 @@ def crc32c(bytes data not None, Py_ssize_t start=0, bint portable=False):
     return (lj_crc32c_soft if portable else lj_crc32c)(at + start, PyBytes_GET_SIZE(data) - start)
 
 
+def murmur2(bytes data not None):
+    """See `streams.partitioner.murmur2`."""
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), i
+    cdef uint32_t value = <uint32_t>0x9747B28C ^ <uint32_t>size, word
+    for i in range(size // 4):
+        word = at[0] | at[1] << 8 | at[2] << 16 | <uint32_t>at[3] << 24
+        word *= <uint32_t>0x5BD1E995
+        word = (word ^ word >> 24) * <uint32_t>0x5BD1E995
+        value = value * <uint32_t>0x5BD1E995 ^ word
+        at += 4
+    if size & 3:
+        for i in range(size & 3):
+            value ^= <uint32_t>at[i] << 8 * i
+        value *= <uint32_t>0x5BD1E995
+    value = (value ^ value >> 13) * <uint32_t>0x5BD1E995
+    return value ^ value >> 15
+
+
 # ---------------------------------------------------------------------------------------------------- records
 
 cdef enum:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livejobs.streams import messages
+from livejobs.streams.partitioner import murmur2
 from livejobs.tables import jobs
 from livejobs.tables.jobs import Row
 
@@ -259,6 +260,11 @@ def test_a_damaged_body_is_an_error_or_other_records(items: list[Any], at: int, 
 @given(data=st.binary(max_size=100))
 def test_checksums_agree(data: bytes) -> None:
     assert native.crc32c(b"x" + data, 1) == native.crc32c(data, portable=True)
+
+
+@given(data=st.binary(max_size=100))
+def test_hashes_agree(data: bytes) -> None:
+    assert native.murmur2(data) == murmur2(data)
 
 
 def test_a_known_checksum() -> None:
