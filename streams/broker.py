@@ -193,9 +193,10 @@ class Broker:
         if os.fsencode(self._properties) in command.split(b"\0"):
             raise BrokerError(f"a broker already runs on {self.data_dir} as process {pid}; stop it: kill {pid}")
 
-    def _write_properties(self) -> None:
+    def _settings(self) -> dict[str, str]:
+        """The node's configuration, made anew at each start."""
         controller = f"127.0.0.1:{free_port()}"
-        settings = {
+        return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{controller}",
@@ -224,13 +225,20 @@ class Broker:
             "num.network.threads": "2",
             "num.io.threads": "4",
         }
+
+    def _format_options(self) -> list[str]:
+        """More options of the command that formats the data directory."""
+        return []
+
+    def _write_properties(self) -> None:
+        settings = self._settings()
         # Backslashes are the only characters that a path may have and a properties file reads otherwise.
         lines = (f"{key}={value}".replace("\\", "\\\\") for key, value in settings.items())
         self._properties.write_text("\n".join(lines) + "\n")
 
     def _format(self, command: list[str]) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-        arguments = ["format", "--cluster-id", cluster, "--config", str(self._properties)]
+        arguments = ["format", "--cluster-id", cluster, "--config", str(self._properties), *self._format_options()]
         done = subprocess.run(
             [*command, "kafka.tools.StorageTool", *arguments],
             stdin=subprocess.DEVNULL,

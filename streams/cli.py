@@ -68,7 +68,9 @@ def load(config_file: str | None, settings: tuple[str, ...] = ()) -> "Config":
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or "." not in name:
-            raise click.UsageError(f"--set needs SECTION.KEY=VALUE, not {setting!r}")
+            raise click.UsageError(f"--set needs SECTION.KEY=VALUE, not {name!r}")
+        if name == "kafka.password":
+            raise config.ConfigError("[kafka] password can't be set by a flag: all users of this machine see it")
         flags[name] = value
     return config.load(path, flags)
 

@@ -1,8 +1,12 @@
-"""What every aiokafka client of ours is made with, from the configuration."""
+"""What every aiokafka client of ours is made with, from the configuration, and what it says when it can't get in."""
 
+import contextlib
+import logging
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from aiokafka.errors import KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
 
@@ -11,8 +15,11 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     """Keyword arguments common to aiokafka's producer, consumer and admin client.
 
     Reads the files that the configuration names, now: a changed password file is seen at the next start. Raises
-    ConfigError when one can't be read or used.
+    ConfigError when one can't be read or used. From now on aiokafka's log says clearly why it can't connect, and
+    nothing of a login.
     """
+    for name in ("aiokafka", "aiokafka.conn", "asyncio"):
+        logging.getLogger(name).addFilter(_say_clearly)  # once, however often
     options: dict[str, Any] = {
         "bootstrap_servers": [broker.strip() for broker in kafka.brokers.split(",")],
         "security_protocol": kafka.protocol,
@@ -31,6 +38,7 @@ def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     key = "cafile"
     try:
         context = ssl.create_default_context(cafile=kafka.cafile)
+        context.sslobject_class = _Brief
         if kafka.certfile is not None:
             key = "certfile and keyfile"
             # An encrypted key would make OpenSSL ask at the terminal; a service has none.
@@ -38,6 +46,19 @@ def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise ConfigError(f"[kafka] {key} can't be used: {error}") from error
     return context
+
+
+class _Brief(ssl.SSLObject):
+    """A TLS session whose end does not wait for the broker to say that it ends, too.
+
+    A broker that reads our last request and our farewell together takes the request, and looks no further: the event
+    loop waits for 30 s then, longer than a worker may take to stop. Kafka's messages have lengths, so nothing depends
+    on the broker's farewell.
+    """
+
+    def unwrap(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            super().unwrap()
 
 
 def _password(kafka: Kafka) -> str | None:
@@ -50,3 +71,70 @@ def _password(kafka: Kafka) -> str | None:
     if not password:
         raise ConfigError(f"[kafka] passwordfile {kafka.passwordfile} is empty")
     return password
+
+
+class Heard(logging.Filter):
+    """Why aiokafka could not connect, while this context is open: it logs that, and raises one error for all causes.
+
+    What is heard is not logged. The text is empty, or ends a sentence: ` (host:port: ...)`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep a warning's text instead of letting it be logged."""
+        if record.levelno < logging.WARNING:
+            return True
+        self._text = " ".join(record.getMessage().split())
+        return False
+
+    def __enter__(self) -> Self:
+        logging.getLogger("aiokafka").addFilter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("aiokafka").removeFilter(self)
+
+    def __str__(self) -> str:
+        return f" ({self._text})" if self._text else ""
+
+
+def _say_clearly(record: logging.LogRecord) -> bool:
+    """Rewrite what aiokafka logs of a connection that failed, and leave out what it logs of a login."""
+    if record.name == "asyncio":
+        # Of a connection that ends while it is given up, a future stays behind that nobody asks for its error.
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, OSError | KafkaError) and "never retrieved" in str(record.msg))
+    if not isinstance(record.args, tuple) or not record.args:
+        return True
+    *where, last = record.args
+    if isinstance(last, Exception) and record.msg.startswith("Unable connect to"):
+        record.msg, record.args = "%s: %s", (":".join(map(str, where)), why(last))
+    elif type(last).__name__.startswith("SaslAuthenticate"):
+        # At the level of debugging it writes requests out: the password itself with PLAIN, its proof with SCRAM.
+        record.args = (*where, "(a login)")
+    return True
+
+
+def why(error: BaseException) -> str:
+    """Why a connection failed: one line that names what to look at."""
+    while error.__cause__ is not None:  # of "connection closed"
+        error = error.__cause__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        key = "brokers" if "match" in error.verify_message.lower() else "cafile"
+        return f"its certificate is not trusted: {error.verify_message.rstrip('.')}; see [kafka] {key}"
+    if isinstance(error, ssl.SSLError):
+        # Its name is all that OpenSSL says of an alert: SSLV3_ALERT_BAD_CERTIFICATE.
+        alert = (error.reason or "").partition("_ALERT_")[2].replace("_", " ").lower()
+        if alert:
+            return f"it refuses our TLS: {alert}; see [kafka] certfile and keyfile"
+    if isinstance(error, SaslAuthenticationFailed):
+        told = error.args[0] if error.args and isinstance(error.args[0], str) else "login refused"
+        return f"{told}; see [kafka] username, password and mechanism"
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return "login refused: it has no such mechanism; see [kafka] mechanism"
+    if isinstance(error, EOFError | ConnectionResetError):
+        return "it closed the connection; see [kafka] protocol"
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -17,7 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka import Heard, client_options
 from livejobs.tables.times import DAY_MS
 
 LEADERS_SECONDS_MAX = 30.0
@@ -118,13 +118,15 @@ async def assert_usable(config: Config) -> int:
 async def _admin(config: Config) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client, closed in the end; the client's errors become ours."""
     admin = AIOKafkaAdminClient(**client_options(config.kafka), request_timeout_ms=REQUEST_MS)
+    heard = Heard()
     try:
-        await admin.start()
-        yield admin
+        with heard:
+            await admin.start()
+            yield admin
     except KafkaConnectionError as error:
-        raise BrokerAwayError(f"no Kafka broker answers at {config.kafka.brokers}: {error}") from error
+        raise BrokerAwayError(f"no Kafka broker answers at {config.kafka.brokers}{heard}") from error
     except KafkaError as error:
-        raise TopicsError(f"the Kafka broker at {config.kafka.brokers} refuses: {error!r}") from error
+        raise TopicsError(f"the Kafka broker at {config.kafka.brokers} refuses: {error!r}{heard}") from error
     finally:
         await admin.close()
 

@@ -29,7 +29,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 from livejobs.streams import messages, statistics, topics
 from livejobs.streams.config import Config
 from livejobs.streams.fold import EPOCH_BITS, Fold, Record
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka import Heard, client_options
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.records import install as install_records
 from livejobs.streams.rules import Rules
@@ -145,10 +145,11 @@ async def _run(config: Config, progress: Progress) -> Report:
     )
     ends = AIOKafkaConsumer(**options, enable_auto_commit=False)  # reads uncommitted: it sees ends, not records
     admin = AIOKafkaAdminClient(**options)
-    report = Report()
+    report, heard = Report(), Heard()
     try:
-        for client in (reader, ends, admin):
-            await client.start()
+        with heard:
+            for client in (reader, ends, admin):
+                await client.start()
         ends.assign(every)
         ends.pause(*every)
         source = _Source(config, reader, ends, admin)
@@ -160,7 +161,7 @@ async def _run(config: Config, progress: Progress) -> Report:
     except OffsetOutOfRangeError as error:
         raise VerifyError(f"messages were removed while they were read, run again: {error}") from error
     except KafkaConnectionError as error:
-        raise topics.BrokerAwayError(f"no Kafka broker answers at {kafka.brokers}: {error}") from error
+        raise topics.BrokerAwayError(f"no Kafka broker answers at {kafka.brokers}{heard}") from error
     except KafkaError as error:
         raise VerifyError(f"the Kafka broker at {kafka.brokers} refuses: {error!r}") from error
     finally:

@@ -4,12 +4,16 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from livejobs.streams import config as configuration
 from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
+
+if TYPE_CHECKING:
+    from secure import SecureBroker
 
 MakeConfig = Callable[..., Config]
 _numbers = itertools.count(1)
@@ -19,6 +23,15 @@ _numbers = itertools.count(1)
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The broker that runs for the whole session. A test that ends one makes its own."""
     with Broker(free_port(), tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SecureBroker"]:
+    """A broker with logins, TLS and ACLs, for all tests that need one."""
+    from secure import SecureBroker  # noqa: PLC0415  pure tests need no Kafka client
+
+    with SecureBroker(tmp_path_factory.mktemp("secure")) as running:
         yield running
 
 
