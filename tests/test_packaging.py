@@ -64,6 +64,7 @@ def test_the_wheel_holds_one_top_level_name_and_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"livejobs", "livejobs-0.1.0.dist-info"}
     data = (
+        "acls.sh",
         "topics.toml",
         "compose.yaml",
         "Dockerfile",
