@@ -28,7 +28,7 @@ from livejobs.tables.store import Store, StoreError
 
 IDLE_COMMIT_SECONDS = 5.0
 """Messages that changed nothing (ticks) are acknowledged together, at least this often."""
-TRANSACTIONS_A_SECOND = 300
+TRANSACTIONS_A_SECOND = 200
 """A worker begins about so many at most, its partitions an equal share: each costs the broker 2 ms and more, and what
 waits meanwhile makes the next one larger."""
 TRANSACTION_SECONDS = 30.0
