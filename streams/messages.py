@@ -140,10 +140,14 @@ def check_key(key: bytes | None) -> str:
 
 def check(kind: str, body: bytes) -> None:
     """Raise Reject if the worker would reject a message of this type and body; for a batch, at its first bad job."""
-    if kind == "job-live":
-        live(body)
-    elif kind == "job-finish":
-        finish(body)
+    if kind in ("job-live", "job-finish"):
+        finished = kind == "job-finish"
+        if native is not None and native.is_job(body, finished):
+            return
+        if finished:
+            checked_finish(body)
+        else:
+            checked_live(body)
     elif kind == "batch-job-finish":
         for index, item in enumerate(batch(body)):
             try:

@@ -1,26 +1,22 @@
 """One publish call: files in, messages out, an exit code. `livejobs publish`, `tank` and `livejobs-tunnel` share it."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
-import stat
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
-from livejobs.streams import messages, publish, spool
+from livejobs.streams import delivery, inputs, messages
 from livejobs.streams.config import Config
-from livejobs.streams.publish import Message, Source
+from livejobs.streams.outgoing import Lines, Message, Source, check_target, checked
 
 DONE, BAD_DATA, AWAY, KEPT = 0, 65, 69, 75
 SEVERITY = (DONE, KEPT, BAD_DATA, AWAY)
 """From nothing to do, over "fix the data", to "call again": the exit code is the last that applies."""
-BLOCK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 CHUNK_MESSAGES = 1000
-IDLE_SECONDS = 1.0
 PROGRESS_SECONDS = 0.5
 ERRORS_LISTED_MAX = 1000
 SOURCES_SHOWN_MAX = 20
@@ -53,19 +49,19 @@ class _Call:
 
     def __init__(self, config: Config, kind: str, regression: str, *, ndjson: bool) -> None:
         self._config, self._kind, self._regression, self._ndjson = config, kind, regression, ndjson
-        self._outcome = spool.Outcome()
+        self._outcome = delivery.Outcome()
         self._bad = 0
         self._errors: list[dict[str, str]] = []
         self._cut: str | None = None
         # aiokafka tells of each failed attempt; we tell how it ends.
         logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
-    def finish(self, chunks: AsyncIterator[Sequence[Message]], *, as_json: bool) -> int:
+    def finish(self, chunks: AsyncIterator[Iterable[Message]], *, as_json: bool) -> int:
         """Deliver all of it and report."""
         try:
-            publish.check_target(self._kind, self._regression)
-        except messages.Reject as error:
-            self._refuse(Source(), error.code, error.message)
+            check_target(self._kind, self._regression)
+        except messages.Reject as reject:
+            self._refuse(Source(), reject)
         else:
             asyncio.run(self._deliver(chunks))
         code = self._exit_code()
@@ -74,10 +70,10 @@ class _Call:
             sys.stdout.write(json.dumps(self._report(code)) + "\n")
         return code
 
-    async def _deliver(self, chunks: AsyncIterator[Sequence[Message]]) -> None:
+    async def _deliver(self, chunks: AsyncIterator[Iterable[Message]]) -> None:
         progress = asyncio.create_task(self._show_progress()) if sys.stderr.isatty() else None
         try:
-            await spool.deliver(self._config, chunks, self._outcome, _say)
+            await delivery.deliver(self._config, chunks, self._outcome, _say)
         finally:
             if progress is not None:
                 progress.cancel()
@@ -100,29 +96,32 @@ class _Call:
     def checked(self, body: bytes, source: Source) -> list[Message]:
         """The message, or nothing when it is bad (then that is told)."""
         try:
-            return [publish.checked(self._kind, self._regression, body, source=source)]
-        except messages.Reject as error:
-            self._refuse(source, error.code, error.message)
+            return [checked(self._kind, self._regression, body, source=source)]
+        except messages.Reject as reject:
+            self._refuse(source, reject)
             return []
 
-    async def read(self, files: Sequence[str]) -> AsyncIterator[list[Message]]:
+    async def read(self, files: Sequence[str]) -> AsyncIterator[Iterable[Message]]:
         """The good messages of the files, in order, in chunks; empty ones while an input is silent."""
-        chunk: list[Message] = []
+        held: list[Message] = []  # of whole files
         size = 0
         for name in files:
             try:
                 async for part in self._read_file(name):
-                    chunk += part
+                    if isinstance(part, Lines):  # not held back: who writes to a pipe may be slow
+                        yield part
+                        continue
+                    held += part
                     size += sum(len(message.body) for message in part)
-                    # What comes from a pipe is not held back: who writes to it may be slow.
-                    if not part or self._ndjson or len(chunk) >= CHUNK_MESSAGES or size >= BLOCK_BYTES:
-                        yield chunk
-                        chunk, size = [], 0
+                    if not part or len(held) >= CHUNK_MESSAGES or size >= CHUNK_BYTES:
+                        yield held
+                        held, size = [], 0
             except OSError as error:
-                self._refuse(Source(_shown(name)), "bad-file", f"can't be read: {error.strerror or error}")
-        yield chunk
+                what = f"can't be read: {error.strerror or error}"
+                self._refuse(Source(_shown(name)), messages.Reject("bad-file", what))
+        yield held
 
-    async def _read_file(self, name: str) -> AsyncIterator[list[Message]]:
+    async def _read_file(self, name: str) -> AsyncIterator[Lines | list[Message]]:
         descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY)
         try:
             if name == "-" and os.isatty(descriptor):
@@ -139,8 +138,8 @@ class _Call:
     async def _until_lost(self, name: str, descriptor: int) -> AsyncIterator[bytes]:
         """The input's blocks; a pipe, which may have no end, only while what it says is delivered or kept."""
         outcome, spooling = self._outcome, bool(self._config.tunnel.spool)
-        endless = not stat.S_ISREG(os.fstat(descriptor).st_mode)
-        async for block in _blocks(descriptor):
+        endless = inputs.is_endless(descriptor)
+        async for block in inputs.blocks(descriptor):
             if endless and self._ndjson and outcome.reason is not None and (not spooling or outcome.full is not None):
                 self._cut = _shown(name)
                 return
@@ -150,35 +149,21 @@ class _Call:
         data = b""
         async for block in blocks:
             data = (data + block).lstrip()
-            if len(data) > messages.MESSAGE_BYTES_MAX + BLOCK_BYTES:
+            if len(data) > messages.MESSAGE_BYTES_MAX + inputs.BLOCK_BYTES:
                 break  # too large, even if the last block is white space
             if not block:
                 yield []
         yield self.checked(data, Source(_shown(name)))
 
-    async def _lines(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[list[Message]]:
-        number = 0
-        rest = b""
-        async for block in blocks:
-            *lines, rest = (rest + block).split(b"\n")
-            if len(rest) > messages.MESSAGE_BYTES_MAX:
-                rest = rest[: messages.MESSAGE_BYTES_MAX + 1]  # enough to be refused when its end comes
-            yield [message for line in self._numbered(lines, number, name) for message in line]
-            number += len(lines)
-        yield [message for line in self._numbered([rest], number, name) for message in line]
+    async def _lines(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[Lines]:
+        async for number, text in inputs.lines(blocks):
+            yield Lines(self._kind, self._regression, text, Source(_shown(name), number), self._refuse)
 
-    def _numbered(self, lines: Sequence[bytes], number: int, name: str) -> Iterator[list[Message]]:
-        shown = _shown(name)
-        for line in lines:
-            number += 1
-            if line and not line.isspace():
-                yield self.checked(line, Source(shown, number))
-
-    def _refuse(self, source: Source, code: str, text: str) -> None:
+    def _refuse(self, source: Source, reject: messages.Reject) -> None:
         self._bad += 1
-        _say(f"{source}: {text}" if source.name else text)
+        _say(f"{source}: {reject}" if source.name else str(reject))
         if len(self._errors) < ERRORS_LISTED_MAX:
-            self._errors.append({"source": str(source), "code": code, "message": text})
+            self._errors.append({"source": str(source), "code": reject.code, "message": reject.message})
 
     def _exit_code(self) -> int:
         outcome = self._outcome
@@ -223,41 +208,7 @@ class _Call:
         }
 
 
-async def _blocks(descriptor: int) -> AsyncIterator[bytes]:
-    """The bytes of a file or a pipe; an empty block for each second in which nothing comes. Raises OSError."""
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        while block := os.read(descriptor, BLOCK_BYTES):
-            yield block
-        return
-    queue: asyncio.Queue[bytes | OSError] = asyncio.Queue(2)
-    loop = asyncio.get_running_loop()
-
-    def read() -> None:
-        block: bytes | OSError = b"."
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            while block and not isinstance(block, OSError):
-                try:
-                    block = os.read(descriptor, BLOCK_BYTES)
-                except OSError as error:
-                    block = error
-                asyncio.run_coroutine_threadsafe(queue.put(block), loop).result()
-
-    # A thread of our own and not the executor's: the process must be able to end while this waits for input.
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            item = await asyncio.wait_for(queue.get(), IDLE_SECONDS)
-        except TimeoutError:
-            yield b""
-            continue
-        if isinstance(item, OSError):
-            raise item
-        if not item:
-            return
-        yield item
-
-
-def _listed(tally: spool.Tally) -> Iterator[str]:
+def _listed(tally: delivery.Tally) -> Iterator[str]:
     for number, (name, (count, first, last)) in enumerate(tally.sources.items()):
         if number == SOURCES_SHOWN_MAX:
             yield f"and {len(tally.sources) - number} more, {_messages(tally.count)} in all"

@@ -14,29 +14,24 @@ Two locks, which end with their process: `.lck` for a moment around each change,
 sends the log. Sending is at least once and in the order of the log.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import os
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from livejobs.streams.config import Config, ConfigError
-from livejobs.streams.publish import BrokerAwayError, Message, Publisher, Undelivered
+from livejobs.streams.outgoing import Message
 
 MAGIC = b"LJSPOOL1"
 HEADER = struct.Struct("<8sQQI")
 FRAME = struct.Struct("<II")
 CHUNK_BYTES = 4 * 1024 * 1024
-WAIT_SECONDS = 10.0
-WAIT_PAUSE_SECONDS = 0.1
-CONNECT_SECONDS = 2.0
-"""With a spool nothing is lost by giving up soon, and a job that waits for a dead broker holds a slot of the farm."""
 
 Say = Callable[[str], None]
 
@@ -255,145 +250,8 @@ def _payloads(data: bytes) -> Iterator[bytes]:
         offset += FRAME.size + length
 
 
-class Tally(msgspec.Struct):
-    """How many messages, and which: source -> (how many of it, first line, last line)."""
-
-    count: int = 0
-    sources: dict[str, tuple[int, int, int]] = msgspec.field(default_factory=dict)
-
-    def add(self, messages: Sequence[Message]) -> None:
-        """Count them in."""
-        self.count += len(messages)
-        for message in messages:
-            name, line = message.source
-            count, first, _ = self.sources.get(name, (0, line, line))
-            self.sources[name] = (count + 1, first, line)
-
-
-class Outcome(msgspec.Struct):
-    """What became of the messages of one call; it grows while the call runs."""
-
-    sent: int = 0
-    resent: int = 0
-    """Of earlier calls, from the spool."""
-    kept: Tally = msgspec.field(default_factory=Tally)
-    undelivered: Tally = msgspec.field(default_factory=Tally)
-    reason: str | None = None
-    """Why some are kept or undelivered."""
-    full: str | None = None
-    """Why some could not be kept."""
-
-
 def of(config: Config, say: Say = lambda _line: None) -> Spool | None:
     """The configured spool, None when there is none. Raises ConfigError."""
     if not config.tunnel.spool:
         return None
     return Spool(config.tunnel.spool, config.kafka.events_topic, config.tunnel.spoolbytes, say)
-
-
-async def deliver(
-    config: Config, chunks: AsyncIterator[Sequence[Message]], outcome: Outcome, say: Say = lambda _line: None
-) -> None:
-    """Send what the spool holds, then `chunks`, and fill in `outcome`; a spool keeps what can't be sent.
-
-    A chunk may be empty: it only gives a chance to notice that the broker is gone. Raises ConfigError; what else goes
-    wrong is in the outcome.
-    """
-    spool = of(config, say)
-    publisher = Publisher(config.kafka) if spool is None else Publisher(config.kafka, connect_seconds=CONNECT_SECONDS)
-    try:
-        if spool is None:
-            await _send(publisher, chunks, outcome)
-        elif await _claim(spool):
-            await _send(publisher, chunks, outcome, spool)
-        else:
-            outcome.reason = "another process is sending the spool"
-    except BrokerAwayError as error:
-        outcome.reason = str(error)
-        if isinstance(error, Undelivered):
-            _keep(spool, error.messages, outcome)
-    except SpoolError as error:
-        outcome.reason = str(error)
-    async for messages in chunks:
-        if outcome.reason is not None:
-            _keep(spool, messages, outcome)
-
-
-async def _claim(spool: Spool) -> bool:
-    """Whether we may go on: the log is empty, or we are the process that sends it. Waits for one that does."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + WAIT_SECONDS
-    while not spool.is_empty():
-        if spool.try_to_send():
-            return True
-        if loop.time() > deadline:
-            return False
-        await asyncio.sleep(WAIT_PAUSE_SECONDS)
-    return True
-
-
-async def _send(
-    publisher: Publisher, chunks: AsyncIterator[Sequence[Message]], outcome: Outcome, spool: Spool | None = None
-) -> None:
-    """Raises BrokerAwayError, and Undelivered only with messages out of `chunks`; SpoolError before any of them."""
-    try:
-        async with publisher:
-            if spool is not None and spool.sender is not None:
-                await _drain(publisher, outcome, spool)
-            before = publisher.acknowledged
-            try:
-                async for _ in _posted(publisher, chunks):
-                    outcome.sent = publisher.acknowledged - before
-            finally:
-                outcome.sent = publisher.acknowledged - before
-    finally:
-        if spool is not None:
-            spool.sending_ends()
-
-
-async def _posted(publisher: Publisher, chunks: AsyncIterator[Sequence[Message]]) -> AsyncIterator[None]:
-    async for messages in chunks:
-        publisher.raise_undelivered(messages)
-        for index, message in enumerate(messages):
-            try:
-                await publisher.post(message)
-            except Undelivered as error:
-                error.messages += messages[index + 1 :]
-                raise
-        yield
-    await publisher.flush()
-
-
-async def _drain(publisher: Publisher, outcome: Outcome, spool: Spool) -> None:
-    """Send the log; it may grow meanwhile. Raises BrokerAwayError, SpoolError."""
-    try:
-        while True:
-            messages, offset = spool.first()
-            if not messages:
-                break
-            for message in messages:
-                await publisher.post(message)
-            await publisher.flush()
-            spool.sent_up_to(offset)
-            outcome.resent += len(messages)
-    except Undelivered as error:
-        # They are in the log: not for our caller to keep again.
-        raise BrokerAwayError(str(error)) from error
-    spool.sending_ends()
-
-
-def _keep(spool: Spool | None, messages: Sequence[Message], outcome: Outcome) -> None:
-    """Into the spool; once one does not fit in, none after it does, or they would overtake it."""
-    if not messages:
-        return
-    kept = 0
-    if spool is not None and outcome.full is None:
-        try:
-            spool.append(messages)
-            kept = len(messages)
-        except SpoolFullError as error:
-            outcome.full, kept = str(error), error.kept
-        except SpoolError as error:
-            outcome.full = str(error)
-    outcome.kept.add(messages[:kept])
-    outcome.undelivered.add(messages[kept:])
