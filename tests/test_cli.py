@@ -1,7 +1,9 @@
 """The commands as a farm starts them: real processes, real files, exit codes, what is on which stream."""
 
+import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from conftest import MakeConfig
 from reading import events
 
-from livejobs.streams.broker import free_port
+from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
 
 LIVE = '{"uniqueid": "1", "result": "live"}'
@@ -232,6 +235,84 @@ def test_ndjson_names_bad_lines(run: Run, here: Config, tmp_path: Path) -> None:
         assert done.stderr.splitlines()[-1] == "livejobs: sent 4,997 messages"
     good = [str(number) for number in range(5000) if number not in (2, 10, 4000)]
     assert numbers(here) == good + good
+
+
+def test_errors_in_the_middle_of_much_ndjson(run: Run, here: Config, tmp_path: Path) -> None:
+    """Many blocks and batches: every good line arrives once, in order, also behind a bad one and one that is not plain."""
+    count, bad, blank, odd = 30_000, {1, 7_000, 7_001, 29_999}, {50, 15_000}, {9_000, 9_001, 20_000}
+
+    def line(number: int) -> str:
+        if number in bad:
+            return '{"uniqueid": "x", "result": "live"}'
+        text = json.dumps({"uniqueid": str(number), "result": "pass", "sourcecode": "y" * 400})
+        return " " if number in blank else text.replace("uniqueid", "\\u0075niqueid") if number in odd else text
+
+    (tmp_path / "jobs.ndjson").write_text("\n".join(map(line, range(count))))
+    done = run("publish", "job-finish", "--regression", "r/1", "--ndjson", "--json", "jobs.ndjson")
+    assert done.returncode == 65
+    assert [told.split(": ")[1] for told in done.stderr.splitlines()[:-1]] == [f"jobs.ndjson:{n + 1}" for n in sorted(bad)]
+    report = json.loads(done.stdout)
+    assert (report["sent"], report["bad"], report["kept"], report["undelivered"]) == (count - 6, 4, 0, 0)
+    assert [error["source"] for error in report["errors"]] == [f"jobs.ndjson:{n + 1}" for n in sorted(bad)]
+    assert numbers(here) == [str(number) for number in range(count) if number not in bad | blank]
+
+
+def test_batches_of_jobs_line_by_line(run: Run, here: Config) -> None:
+    def job(number: int, result: str = "pass") -> dict[str, str]:
+        return {"uniqueid": str(number), "result": result}
+
+    batches = [[job(1), job(2)], [], [job(3), job(4, "live")], [job(5)]]
+    stdin = "\n".join(map(json.dumps, batches))
+    done = run("publish", "batch-job-finish", "--regression", "r/1", "--ndjson", stdin=stdin)
+    assert done.returncode == 65
+    assert done.stderr.splitlines()[0].startswith("livejobs: standard input:3: job 1: result")
+    assert [json.loads(record.value) for record in events(here)] == [batches[0], [], batches[3]]
+
+
+def test_a_frozen_broker_stops_the_reading(run: Run, tmp_path: Path) -> None:
+    """Standard input without an end: what is on the way is bounded, so is the memory, and nothing is lost when it goes on."""
+    line = json.dumps({"uniqueid": "1", "result": "pass", "sourcecode": "y" * 400}).encode() + b"\n"
+    block, most = line * 200, 100 * 1024 * 1024
+    with Broker(free_port(), tmp_path / "own-broker") as broker:
+        assert broker.pid is not None
+        flags = ("--set", f"kafka.brokers={broker.bootstrap}", "--set", "kafka.partitions=3")
+        assert run("topics", "create", *flags).returncode == 0
+        command = [sys.executable, "-m", "livejobs.streams.cli", "publish", "job-finish", "--regression", "r/1", "--ndjson", *flags]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment()) as process:
+            assert process.stdin is not None
+            written = os.write(process.stdin.fileno(), block)
+            os.set_blocking(process.stdin.fileno(), False)
+            while sum(read_ends(broker.bootstrap)) == 0:  # it is connected
+                assert process.poll() is None
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                # It has stopped reading when the pipe takes nothing for a time in which it could have read all of it.
+                while written < most and select.select([], [process.stdin], [], 3)[1]:
+                    at = written % len(block)
+                    written += os.write(process.stdin.fileno(), block[at:])
+                memory = Path(f"/proc/{process.pid}/status").read_text()
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+            os.set_blocking(process.stdin.fileno(), True)
+            process.stdin.write(block[written % len(block) :])
+            _, talk = process.communicate()
+        lines = -(-written // len(block)) * 200
+        assert talk.decode() == f"livejobs: sent {lines:,} messages\n"
+        assert process.returncode == 0
+        assert sum(read_ends(broker.bootstrap)) == lines
+    assert written < 40 * 1024 * 1024
+    peak_kib = int(memory.partition("VmHWM:")[2].split()[0])
+    assert peak_kib < 200 * 1024
+
+
+def read_ends(bootstrap: str) -> list[int]:
+    """The end of each partition of `job-events`."""
+
+    async def read() -> list[int]:
+        async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+            return list((await consumer.end_offsets([TopicPartition("job-events", number) for number in range(3)])).values())
+
+    return asyncio.run(read())
 
 
 def test_a_slow_pipe_is_sent_as_it_comes(here: Config, tmp_path: Path) -> None:

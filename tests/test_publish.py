@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,11 @@ from conftest import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration
-from livejobs.streams import messages, publish, topics
+from livejobs.streams import delivery, messages, publish, topics
 from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
 from livejobs.streams.messages import Reject
-from livejobs.streams.publish import BrokerAwayError, Publisher, Undelivered
+from livejobs.streams.publish import BrokerAwayError, Lines, Message, Publisher, Source, Undelivered
 
 LIVE = b'{"uniqueid": "1", "result": "live"}'
 
@@ -78,6 +78,41 @@ def test_many_messages_keep_the_order_of_each_regression(config: Config) -> None
     for record in events(config):
         of.setdefault(record.key, []).append(int(json.loads(record.value)["uniqueid"]))
     assert of == {f"r/{rest}".encode(): list(range(rest, count, regressions)) for rest in range(regressions)}
+
+
+def finish(number: int, *, plain: bool = True) -> bytes:
+    """Of a batch's size in some thousands; one that is not plain is spelled so that the rules must look at it."""
+    body = json.dumps({"uniqueid": str(number), "result": "pass", "sourcecode": "x" * 400})
+    return (body if plain else body.replace("pass", "p\\u0061ss")).encode()
+
+
+def refuse(source: Source, reject: Reject) -> None:
+    raise AssertionError(source, reject)
+
+
+def test_lines_and_single_messages_keep_their_order_over_batches(config: Config) -> None:
+    """Two regressions of one partition and one of another, blocks of lines, lines that are not plain, single messages."""
+    names = ("r/1", "r/3", "r/2")  # r/1 and r/3 share a partition
+    sent: dict[bytes, list[bytes]] = {name.encode(): [] for name in names}
+
+    async def send() -> int:
+        async with Publisher(config.kafka) as publisher:
+            number = 0
+            for turn in range(60):
+                name = names[turn % 3]
+                block = [finish(number + index, plain=index % 500 != 7) for index in range(600)]
+                number += 600
+                await publisher.post_all(Lines("job-finish", name, b"\n".join(block), Source("f", 1), refuse))
+                await publisher.send("job-live", name, live(number))
+                sent[name.encode()] += [*block, live(number)]
+            await publisher.flush()
+            return publisher.acknowledged
+
+    assert asyncio.run(send()) == 60 * 601
+    of: dict[bytes, list[bytes]] = {}
+    for record in events(config):
+        of.setdefault(record.key, []).append(record.value)
+    assert of == sent
 
 
 def test_tasks_that_send_at_once_keep_their_order_each(config: Config) -> None:
@@ -264,3 +299,64 @@ def test_a_restart_of_the_broker_is_ridden_out(own_broker: Broker, own_config: C
 
     asyncio.run(send())
     assert [record.value for record in events(own_config)] == [live(index) for index in range(6000)]
+
+
+def numbered(text: Iterable[bytes]) -> Lines:
+    return Lines("job-finish", "r/1", b"".join(line + b"\n" for line in text), Source("f", 1), refuse)
+
+
+def test_lines_without_an_acknowledgement_are_told_with_their_numbers(own_broker: Broker, own_config: Config) -> None:
+    """The broker goes in the middle of a block: what is told and what the block still has are all that did not arrive."""
+    first, count = 3000, 60_000  # more than may be on the way
+
+    async def send() -> tuple[int, list[Message]]:
+        async with Publisher(own_config.kafka, delivery_seconds=3) as publisher:
+            await publisher.post_all(numbered(map(finish, range(first))))
+            await publisher.flush()
+            own_broker.kill()
+            rest = numbered(map(finish, range(first, count)))
+            with pytest.raises(Undelivered) as caught:
+                await publisher.post_all(rest)
+            with pytest.raises(Undelivered):
+                await publisher.post_all(iter([]))
+            return publisher.acknowledged, [*caught.value.messages, *rest]
+
+    acknowledged, undelivered = asyncio.run(send())
+    assert acknowledged == first
+    assert [message.body for message in undelivered] == [finish(number) for number in range(first, count)]
+    assert [message.source for message in undelivered] == [Source("f", 1 + index) for index in range(count - first)]
+
+
+def test_a_broker_that_goes_in_the_middle_of_a_stream_loses_nothing(
+    own_broker: Broker, own_config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What can't be delivered is kept, and what is read after that, too; the next call sends all of it, in order."""
+    flags = {"kafka.brokers": own_broker.bootstrap, "kafka.partitions": 3, "tunnel.spool": tmp_path / "spool"}
+    config = configuration.load(flags=flags, environ={})
+    monkeypatch.setattr(Publisher.__init__, "__kwdefaults__", {"delivery_seconds": 3.0, "connect_seconds": 10.0})
+    size, blocks = 2000, 30
+
+    async def stream(outcome: delivery.Outcome) -> AsyncIterator[Iterable[Message]]:
+        for block in range(blocks):
+            if block == 3:
+                async with asyncio.timeout(30):
+                    while not outcome.sent:
+                        await asyncio.sleep(0.01)
+                        yield []
+                own_broker.kill()
+            yield numbered(finish(number) for number in range(block * size, (block + 1) * size))
+
+    first, second = delivery.Outcome(), delivery.Outcome()
+    asyncio.run(delivery.deliver(config, stream(first), first))
+    assert first.sent + first.kept.count == size * blocks
+    assert 0 < first.sent <= 3 * size
+    assert (first.undelivered.count, first.full) == (0, None)
+
+    async def nothing() -> AsyncIterator[Iterable[Message]]:
+        yield []
+
+    own_broker.start()
+    asyncio.run(delivery.deliver(config, nothing(), second))
+    assert second.resent == first.kept.count
+    values = [record.value for record in events(config)]
+    assert list(dict.fromkeys(values)) == [finish(number) for number in range(size * blocks)]  # at least once, in order
