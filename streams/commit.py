@@ -31,6 +31,8 @@ IDLE_COMMIT_SECONDS = 5.0
 TRANSACTIONS_A_SECOND = 200
 """A worker begins about so many at most, its partitions an equal share: each costs the broker 2 ms and more, and what
 waits meanwhile makes the next one larger."""
+LINGER_SECONDS_MAX = 0.25
+"""From the beginning of a partition's transaction to that of its next one, however many partitions a worker has."""
 TRANSACTION_SECONDS = 30.0
 RETRY_MS = 3
 """Kafka 4 may answer the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
@@ -109,8 +111,8 @@ class Partition:
     async def apply(self, share: float = 1.0) -> None:
         """Apply the messages that are waiting, and commit them; `share` is the partition's of all transactions."""
         async with self._lock:
-            due_at = self._began_at + 1 / (TRANSACTIONS_A_SECOND * share)
-            await asyncio.sleep(max(0.0, due_at - time.monotonic()))
+            linger = min(1 / (TRANSACTIONS_A_SECOND * share), LINGER_SECONDS_MAX)
+            await asyncio.sleep(max(0.0, self._began_at + linger - time.monotonic()))
             if self.closed:
                 return
             if self._waiting_from != self.next_offset:
