@@ -16,7 +16,7 @@ import faust
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from faust.serializers.codecs import Codec
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP, ConsumerMessage
 
 from livejobs.streams.kafka import client_options
@@ -190,10 +190,21 @@ class LaneConsumer(Consumer):
         """Faust's own stall detection counts messages; the health endpoint has ours."""
 
 
+class LaneProducer(Producer):
+    """Faust's own producer, which nothing uses: it is not started, and so needs no connection and no login."""
+
+    async def on_start(self) -> None:
+        pass
+
+    async def on_stop(self) -> None:
+        pass
+
+
 class LaneTransport(Transport):
     """Faust's transport with the lane's consumer."""
 
     Consumer = LaneConsumer
+    Producer = LaneProducer
 
 
 class LaneApp(faust.App):
