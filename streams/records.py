@@ -8,17 +8,19 @@ sequences, retries, transactions. What is taken over is in aiokafka's private pa
 
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 
+from livejobs.streams import compression
+from livejobs.streams.compression import RefusedError
 from livejobs.streams.overlay import Output
 from livejobs.tables.compiled import native
 
@@ -67,6 +69,33 @@ class _Fetched:
     def size_in_bytes(self) -> int:
         """Its size."""
         return len(self.data)
+
+
+class _Opened:
+    """A fetched record set for aiokafka's own unpacking, which would take what is compressed in any size."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def has_next(self) -> bool:
+        """Whether one more batch is there as a whole."""
+        return self._at + _HEAD.size <= len(self._data) and self._end() <= len(self._data)
+
+    def next_batch(self) -> Any:
+        """The next batch, opened within bounds."""
+        batch = self._data[self._at : self._end()]
+        self._at += len(batch)
+        head = _HEAD.unpack_from(batch)
+        if head[3] == _VERSION and head[5] & _CODEC and calc_crc32c(memoryview(batch)[_CRC_FROM:]) == head[4]:
+            batch = compression.opened(batch)
+        return MemoryRecords(batch).next_batch()
+
+    def size_in_bytes(self) -> int:
+        """Its size."""
+        return len(self._data)
+
+    def _end(self) -> int:
+        return self._at + _LOG_BYTES + int.from_bytes(self._data[self._at + 8 : self._at + 12], "big")
 
 
 class _Fast(PartitionRecords):  # type: ignore[misc]
@@ -123,20 +152,19 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
 
     def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
         """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
-        base, _, _, _, crc, attributes, _, base_ms, max_ms, producer, _, _, count = head
+        base, _, _, _, crc, attributes, _, _, _, producer, *_ = head
         if native.crc32c(batch, _CRC_FROM) != crc:
             raise ValueError(f"the batch at offset {base} has a wrong checksum")
         committed_only = self._isolation_level == fetcher.READ_COMMITTED
         if committed_only:
             self._consume_aborted_up_to(base)
-        data, start = batch, _HEAD.size
-        if attributes & _CODEC:
-            data, start = _decompress(attributes & _CODEC, batch[start:]), 0
         aborted = committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
         if aborted and not attributes & _CONTROL:
             return []
-        append_time = bool(attributes & _LOG_APPEND_TIME)
-        found: list[Any] = native.records(data, start, count, base, max_ms if append_time else base_ms, append_time)
+        try:
+            found = _unpacked(batch)
+        except (RefusedError, ValueError) as error:  # the broker is not so strict in all that it takes
+            found = _unpacked(compression.refused(batch, str(error)))
         if attributes & _CONTROL:
             if found and ControlRecord.parse(found[0].key) == ABORT_MARKER:
                 self._aborted_producers.discard(producer)
@@ -164,22 +192,19 @@ class _FastResult(FetchResult):  # type: ignore[misc]
         return found
 
 
-def _decompress(number: int, data: bytes) -> bytes:
-    decoders: dict[int, Callable[[bytes], Any]] = {
-        1: codec.gzip_decode,
-        2: codec.snappy_decode,
-        3: codec.lz4_decode,
-        4: codec.zstd_decode,
-    }
-    if number not in decoders:
-        raise ValueError(f"compression {number} is not known")
-    return bytes(decoders[number](data))
+def _unpacked(batch: bytes) -> list[Any]:
+    """The records of a batch. Raises RefusedError, and ValueError when they are malformed."""
+    base, _, _, _, _, attributes, _, base_ms, max_ms, _, _, _, count = _HEAD.unpack_from(batch)
+    data, start = (compression.unpacked(batch), 0) if attributes & _CODEC else (batch, _HEAD.size)
+    append_time = bool(attributes & _LOG_APPEND_TIME)
+    found: list[Any] = native.records(data, start, count, base, max_ms if append_time else base_ms, append_time)
+    return found
 
 
 def install() -> None:
     """From now on, aiokafka's consumers in this process give records with `kind`."""
     if native is None:
-        fetcher.PartitionRecords = _Slow
+        fetcher.PartitionRecords, fetcher.MemoryRecords = _Slow, _Opened
     else:
         fetcher.PartitionRecords, fetcher.MemoryRecords, fetcher.FetchResult = _Fast, _Fetched, _FastResult
 
