@@ -1,6 +1,7 @@
 """A batch of messages for one partition: filled by the compiled part, or by aiokafka's own builder without it."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -62,6 +63,22 @@ class _Record(NamedTuple):
 
 
 _Packer: type[Any] = _SlowPacker if native is None else native.Packer
+
+
+class Leaving:
+    """A filled batch as aiokafka's producer takes it; `left` is called soon after it was written to the broker."""
+
+    def __init__(self, builder: Any, left: Callable[[], None]) -> None:
+        self._builder, self._left = builder, left
+        self.close, self.closed = builder.close, builder.closed
+        self.record_count, self.size = builder.record_count, builder.size
+        self._set_producer_state = builder._set_producer_state  # noqa: SLF001  aiokafka calls it
+
+    def _build(self) -> bytes:
+        # aiokafka asks for the bytes, and writes them before it lets the event loop go on.
+        asyncio.get_running_loop().call_soon(self._left)
+        built: bytes = self._builder._build()  # noqa: SLF001  as aiokafka does
+        return built
 
 
 class Batch:

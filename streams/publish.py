@@ -17,7 +17,7 @@ from typing import Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from livejobs.streams.batch import Batch, Target, target
+from livejobs.streams.batch import Batch, Leaving, Target, target
 from livejobs.streams.config import Config, Kafka
 from livejobs.streams.outgoing import HEADERS_BYTES_MAX, Headers, Lines, Message, Source, checked
 from livejobs.streams.partitioner import partition_of
@@ -31,7 +31,8 @@ __all__ = [
 DELIVERY_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 LINGER_SECONDS = 0.005
-BATCH_BYTES = 512 * 1024
+BATCH_BYTES = 1024 * 1024
+"""What a topic takes that has Kafka's own limit."""
 IN_FLIGHT_BYTES_MAX = 16 * 1024 * 1024
 TARGETS_CACHED_MAX = 10_000
 MESSAGES_A_TURN = 128
@@ -221,7 +222,8 @@ class Publisher:
                 queue.popleft()
                 self.acknowledged += len(batch)
                 self._bytes -= batch.size
-                self._changed.set()
+                if not queue:
+                    self._changed.set()
         except TimeoutError:
             self._fail(f"no acknowledgement from {self._kafka.brokers} within {self._delivery_seconds:g} s")
         except KafkaError as error:
@@ -234,8 +236,11 @@ class Publisher:
 
     async def _deliver(self, partition: int, batch: Batch) -> None:
         producer = self._running()
+        # Who waits for room fills its next batch while the broker writes this one: woken already when the one before
+        # was acknowledged, it would hold up this one.
+        leaving = Leaving(batch.builder, self._changed.set)
         async with asyncio.timeout_at(batch.deadline):
-            acknowledgement = await producer.send_batch(batch.builder, self._topic, partition=partition)
+            acknowledgement = await producer.send_batch(leaving, self._topic, partition=partition)
             await acknowledgement
 
     def _fail(self, reason: str) -> None:
