@@ -19,21 +19,20 @@ def is_endless(descriptor: int) -> bool:
     return not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
-async def lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    """Text of whole lines, with the number of its first one; only the last line of all has no end.
+async def lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Text of whole lines for each block, maybe empty; only the last line of all has no end.
 
-    The text is empty for each empty block. A line that is too long for a message is cut, and stays too long for one.
+    A line that is too long for a message is cut, and stays too long for one.
     """
-    number, rest = 1, b""
+    rest = b""
     async for block in blocks:
-        data = rest + block
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
+        end = block.rfind(b"\n") + 1
+        text = b"".join((rest, memoryview(block)[:end])) if end else b""
+        rest = block[end:] if end else rest + block
         if len(rest) > MESSAGE_BYTES_MAX:
             rest = rest[:MESSAGE_BYTES_MAX].lstrip() + b"."  # the end is no white space, which would not count
-        yield number, data[:end]
-        number += data.count(b"\n", 0, end)
-    yield number, rest
+        yield text
+    yield rest
 
 
 async def blocks(descriptor: int) -> AsyncIterator[bytes]:

@@ -156,8 +156,11 @@ class _Call:
         yield self.checked(data, Source(_shown(name)))
 
     async def _lines(self, name: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[Lines]:
-        async for number, text in inputs.lines(blocks):
-            yield Lines(self._kind, self._regression, text, Source(_shown(name), number), self._refuse)
+        number = 1
+        async for text in inputs.lines(blocks):
+            lines = Lines(self._kind, self._regression, text, Source(_shown(name), number), self._refuse)
+            yield lines
+            number = lines.line  # all of them have been taken
 
     def _refuse(self, source: Source, reject: messages.Reject) -> None:
         self._bad += 1
