@@ -13,12 +13,14 @@ SIGNATURES_MAX = 25
 
 _READ_MAX = 4096  # characters of a fail message that are looked at
 
+# Nothing is looked for from each place on to the end of the line: it may be made to be slow.
+_NAME = r"[A-Za-z_]\w*(?:\[[^\]\s]{0,100}\])*"
 # What must be there for a pattern to match, the pattern, what takes its place. The first saves most of the searching.
 _STEPS = (
     ("/", re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.+@%=:~-]+)+/?"), "<path>"),
-    ("", re.compile(r"\b0[xX][0-9a-fA-F_]+|\d*'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
+    ("", re.compile(r"\b0[xX][0-9a-fA-F_]+|(?:(?<!\d)\d+)?'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
     ("", re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{6,}\b"), "<hex>"),
-    (".", re.compile(r"\b[A-Za-z_]\w*(?:\[[^\]\s]*\])*(?:\.[A-Za-z_]\w*(?:\[[^\]\s]*\])*)+"), "<hierarchy>"),
+    (".", re.compile(rf"\b{_NAME}(?:\.{_NAME})+"), "<hierarchy>"),
     ("", re.compile(r"\d+(?:[.,_]\d+)*"), "<n>"),
 )
 _SPACES = re.compile(r"\s+")
