@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from livejobs.streams.printable import printable
 from livejobs.tables import regressions, times
 from livejobs.tables.regressions import StatsRecord
 
@@ -55,8 +56,8 @@ class Board:
         """The totals and the regression that changed last, for a log."""
         totals = ", ".join(f"{value} {name}" for name, value in self.totals().items())
         latest = "".join(
-            f" | {record.regression} {record.status}: {record.live} live, {record.passed} pass, {record.fail} fail, "
-            f"{record.skip} skip of {_or_dash(record.submitted)}"
+            f" | {printable(record.regression)} {record.status}: {record.live} live, {record.passed} pass, "
+            f"{record.fail} fail, {record.skip} skip of {_or_dash(record.submitted)}"
             for record in self.latest(1)
         )
         return f"{totals}, {events} events, {events_a_second:.0f} a second{latest}"
@@ -77,7 +78,7 @@ class Board:
 
 def _row(record: StatsRecord, now_ms: int) -> tuple[str | Text, ...]:
     return (
-        Text(record.regression, overflow="ellipsis"),
+        Text(printable(record.regression), overflow="ellipsis"),
         Text(record.status, style=_STYLES[record.status]),
         f"{record.live:,}",
         f"{record.passed:,}",

@@ -288,7 +288,9 @@ def verify(config_file: str | None, settings: tuple[str, ...], *, as_json: bool)
 
             click.echo(json.dumps({**dataclasses.asdict(report), "not_checked": report.not_checked, "ok": report.ok}))
         else:
-            click.echo(str(report))
+            from livejobs.streams.printable import printable
+
+            click.echo("\n".join(map(printable, str(report).splitlines())))
         sys.exit(0 if report.ok else DIFFERENT)
 
 
