@@ -473,7 +473,7 @@ class Model:
 
     def apply(self, offset: int, timestamp_ms: int, key: bytes | None, kind: str | None, value: bytes | None) -> None:
         """Take one record of `job-events`; `kind` is the text of its `type` header."""
-        if kind == TICK and key is None:
+        if kind == TICK:  # whatever it carries
             self._tick(offset, timestamp_ms)
             return
         try:

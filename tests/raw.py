@@ -38,9 +38,17 @@ def record(key: bytes | None, value: bytes | None, kind: bytes | None = b"job-fi
     return varint(len(inside)) + inside
 
 
-def batch(body: bytes, count: int = 1, codec: int = 0, *, first: int = 0, attributes: int = 0) -> bytes:
-    """A batch around records that are compressed already."""
-    tail = struct.pack(">hiqqqhii", codec | attributes, count - 1, 1000, 2000, -1, -1, -1, count) + body
+def batch(
+    body: bytes,
+    count: int = 1,
+    codec: int = 0,
+    *,
+    first: int = 0,
+    attributes: int = 0,
+    times_ms: tuple[int, int] = (1000, 2000),
+) -> bytes:
+    """A batch around records that are compressed already; its times are those of the first record and the latest."""
+    tail = struct.pack(">hiqqqhii", codec | attributes, count - 1, *times_ms, -1, -1, -1, count) + body
     return struct.pack(">qiibI", first, len(tail) + 9, 0, 2, calc_crc32c(tail)) + tail
 
 
