@@ -453,7 +453,7 @@ def test_a_batch_of_rubbish_is_rejected_in_bounded_pieces() -> None:
     """More jobs than fit into a message if they are jobs: a KiB of such messages, compressed, took a worker to 4 GiB."""
     rubbish = MemoryRecord(0, 1000, b"r", b"[" + b"0," * 100_000 + b"0]", (("type", b"batch-job-finish"),))
     fold = fold_of()
-    assert fold.run([rubbish._replace(offset=number) for number in range(5)], 0) == 1
+    fold.run([rubbish._replace(offset=number) for number in range(5)], 0)
     assert len(fold.take().rejects) < 40_000
 
 
