@@ -9,7 +9,7 @@ BENCH := build/bench-venv
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check lint types lock clean need-python need-broker
+.PHONY: help demo test soak bench check lint types lock clean need-python need-broker
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -22,6 +22,9 @@ demo: need-broker $(STAMP) ## broker, topics, worker and a simulated farm on thi
 
 test: need-broker $(STAMP) ## all tests; they start a real Kafka
 	$(BIN)/pytest -q
+
+soak: need-broker $(STAMP) ## the tests of faults in their long form: more faults, longer outages
+	$(BIN)/pytest -q --soak tests/recovery
 
 bench: need-broker $(STAMP) $(BENCH)/.complete ## measure, beside Kafka Streams; ARGS='catch_up --runs 5' for a part of it
 	PYTHONPATH=tests $(BENCH)/bin/python -m bench $(ARGS)

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -35,6 +35,8 @@ SECONDS = 30.0
 """Until when anything must have happened, if a test says nothing else: much more than it takes."""
 STOP_SECONDS_MAX = 10.0
 READY_SECONDS_MAX = 60.0
+OUTAGE_SECONDS_MAX = 600.0
+"""Longer than any test keeps the broker away: until then messages are tried again."""
 TICK = "_livejobs.tick"
 SIGNATURE = "LIVE Job Timeout or Missing"
 SIGS = {"enablelivejobs": True, "livetimeoutsignature": SIGNATURE}
@@ -406,7 +408,11 @@ class Site:
 
     async def _open_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.config.kafka.brokers, acks="all", max_request_size=4 << 20, max_batch_size=2 << 20
+            bootstrap_servers=self.config.kafka.brokers,
+            acks="all",
+            max_request_size=4 << 20,
+            max_batch_size=2 << 20,
+            request_timeout_ms=int(1000 * OUTAGE_SECONDS_MAX),
         )
         await producer.start()
         return producer
@@ -444,11 +450,11 @@ class Site:
         future = await producer.send_batch(batch, self.config.kafka.events_topic, partition=partition)
         return Sent(partition, (await future).offset)
 
-    def load(self, messages: Sequence[tuple[str, str, bytes]], rate: float) -> Job:
+    def load(self, messages: Iterable[tuple[str, str, bytes]], rate: float) -> Job:
         """Send (type, regression, body) after each other beside the test, about `rate` a second; the result is how many."""
         return self.background.start(self._load(self.producer, messages, rate))
 
-    async def _load(self, producer: AIOKafkaProducer, messages: Sequence[tuple[str, str, bytes]], rate: float) -> int:
+    async def _load(self, producer: AIOKafkaProducer, messages: Iterable[tuple[str, str, bytes]], rate: float) -> int:
         begin = time.monotonic()
         futures = []
         for number, (kind, regression, body) in enumerate(messages):

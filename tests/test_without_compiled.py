@@ -14,7 +14,7 @@ HIDDEN = "import sys\nsys.modules['livejobs.tables._native'] = None\n"
 TESTS = [
     "test_fold.py::test_the_core_equals_the_model",
     "test_flow.py::test_the_model_says_the_same",
-    "test_recovery.py::test_a_worker_is_restarted_with",
+    "recovery/test_restart.py::test_a_worker_is_restarted_with",
     "test_publish.py::test_many_messages_keep_the_order_of_each_regression",
     "test_cli.py::test_ndjson_names_bad_lines",
 ]
