@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
 
 if TYPE_CHECKING:
+    from harness import MakeConfig
     from secure import SecureBroker
 
-MakeConfig = Callable[..., Config]
 _numbers = itertools.count(1)
 
 
@@ -46,7 +46,7 @@ def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SecureB
 
 
 @pytest.fixture
-def loose_config(broker: Broker, tmp_path: Path) -> MakeConfig:
+def loose_config(broker: Broker, tmp_path: Path) -> "MakeConfig":
     """Make a checked configuration for the broker: a topicprefix of its own, directories under `tmp_path`, no topics.
 
     Arguments are flags, as `load` takes them: `loose_config({"sigs.enablelivejobs": True})`.
@@ -69,7 +69,7 @@ def loose_config(broker: Broker, tmp_path: Path) -> MakeConfig:
 
 
 @pytest.fixture
-def make_config(loose_config: MakeConfig) -> MakeConfig:
+def make_config(loose_config: "MakeConfig") -> "MakeConfig":
     """As `loose_config`, with the topics created."""
     from livejobs.streams import topics  # noqa: PLC0415  pure tests need no Kafka client
 
@@ -82,6 +82,6 @@ def make_config(loose_config: MakeConfig) -> MakeConfig:
 
 
 @pytest.fixture
-def config(make_config: MakeConfig) -> Config:
+def config(make_config: "MakeConfig") -> Config:
     """A configuration with topics of its own, three partitions each, and everything else at its default."""
     return make_config()

@@ -45,6 +45,8 @@ LOG_LINES_SHOWN = 30
 
 T = TypeVar("T")
 Headers = list[tuple[str, bytes]]
+MakeConfig = Callable[..., Config]
+"""The fixtures `make_config` and `loose_config`: flags to a configuration."""
 
 
 class Record(NamedTuple):

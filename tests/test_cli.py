@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from conftest import MakeConfig
+from harness import MakeConfig
 from reading import events
 
 from livejobs.streams.broker import Broker, free_port

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.partitioner import murmur2
-from conftest import MakeConfig
+from harness import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration

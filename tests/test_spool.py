@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig
+from harness import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration

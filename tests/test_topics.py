@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from conftest import MakeConfig
+from harness import MakeConfig
 
 from livejobs.streams import config as configuration
 from livejobs.streams import topics
