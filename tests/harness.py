@@ -15,8 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
-from importlib.util import find_spec
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -211,33 +210,17 @@ class Reader:
         self._background.run(self._consumer.stop())
 
 
-def _command(config: Path) -> list[str]:
-    if find_spec("livejobs.streams.cli") is not None:
-        return [
-            sys.executable,
-            "-c",
-            "from livejobs.streams.cli import main; main()",
-            "worker",
-            "--config",
-            str(config),
-        ]
-    lines = [
-        "import sys",
-        "from livejobs.streams import config, topics, worker",
-        "try: sys.exit(worker.run(config.load(sys.argv[1])))",
-        "except (config.ConfigError, topics.TopicsError) as error: sys.exit(f'livejobs: {error}')",
-    ]
-    return [sys.executable, "-c", "\n".join(lines), str(config)]
+COMMAND = (sys.executable, "-c", "from livejobs.streams.cli import main; main()")
 
 
 class WorkerProcess:
     """A real worker in a process of its own; its output is kept in `log`."""
 
-    def __init__(self, config: Path, log: Path, health: str) -> None:
+    def __init__(self, config: Path, log: Path, health: str, command: Sequence[str] = COMMAND) -> None:
         self.config, self.log, self.health = config, log, health
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                _command(config),
+                [*command, "worker", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -353,7 +336,7 @@ class Site:
             "worker": {"tickseconds": tickseconds},
         }
         self._sections["tunnel"] = {"spool": str(folder / "spool")}
-        self.config_file = self._write("site", {})
+        self.config_file = self._write("site", {}, {})
         self.config = configuration.load(self.config_file)
         self.rules = Rules.of(self.config.sigs)
         self.workers: list[WorkerProcess] = []
@@ -364,9 +347,10 @@ class Site:
         if create:
             self.background.run(topics.create(self.config))
 
-    def _write(self, name: str, worker: dict[str, Any]) -> Path:
+    def _write(self, name: str, worker: dict[str, Any], kafka: dict[str, Any]) -> Path:
         path = self.folder / f"{name}.toml"
-        path.write_text(toml({**self._sections, "worker": {**self._sections["worker"], **worker}}))
+        own = {"worker": {**self._sections["worker"], **worker}, "kafka": {**self._sections["kafka"], **kafka}}
+        path.write_text(toml({**self._sections, **own}))
         return path
 
     def __enter__(self) -> Self:
@@ -383,11 +367,18 @@ class Site:
 
     # ------------------------------------------------------------------ workers
 
-    def start(self, name: str = "worker", **worker: Any) -> WorkerProcess:
+    def start(
+        self,
+        name: str = "worker",
+        *,
+        command: Sequence[str] = COMMAND,
+        kafka: dict[str, Any] | None = None,
+        **worker: Any,
+    ) -> WorkerProcess:
         """Start a worker with a disk and a log named `name`; keywords go to its section of the configuration."""
         health = f"127.0.0.1:{free_port()}"
-        path = self._write(name, {"datadir": str(self.disk(name)), "healthbind": health, **worker})
-        process = WorkerProcess(path, self.folder / f"{name}.log", health)
+        path = self._write(name, {"datadir": str(self.disk(name)), "healthbind": health, **worker}, kafka or {})
+        process = WorkerProcess(path, self.folder / f"{name}.log", health, command)
         self.workers.append(process)
         return process
 

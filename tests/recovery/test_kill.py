@@ -1,28 +1,69 @@
-"""A worker is killed (SIGKILL), as the kernel does when memory runs out, and started again: the records are exact."""
+"""A worker is killed (SIGKILL), as the kernel does when memory runs out, and started again: the records are exact.
+
+How: one worker under traffic is killed again and again, each time after a random while (seeded): in the middle of its work, while it restores, before it has joined
+the group. Its disk is kept, or deleted as on a new machine. What it had done and not committed is seen as aborted records, what it had committed and not written to its disk as
+records that its successor restored: without both, the kills came at no moment that matters.
+"""
 
 import json
+import random
+import re
 import shutil
+import time
 
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from harness import Site
-from load import Load, under_load
+from load import Traffic
 from verdict import verdict
 
+ALIVE_SECONDS_MAX = 2.0
+"""From the moment that it is ready to its death, at most."""
 
-def test_a_worker_is_killed_and_started_again(site: Site) -> None:
-    load = Load(3)
-    worker = site.start().ready()
-    for part in load.parts(2):
-        with under_load(site, part):
+
+@pytest.mark.parametrize("disk", ["same", "empty"])
+def test_a_worker_is_killed_again_and_again(disk: str, site: Site, soak: bool) -> None:
+    draw = random.Random(f"kill {disk}")
+    kills = 50 if soak else 8
+    with Traffic(site, 1 if disk == "same" else 2) as traffic:
+        for number in range(kills):
+            worker = site.start(instanceid="one")
+            if number % 4 != 3:
+                worker.ready()
+            time.sleep(draw.uniform(0, ALIVE_SECONDS_MAX))  # not for luck: this is the random moment
             worker.kill()
-            worker = site.start()
-        worker.ready()
-    verdict(site, load)
+            if disk == "empty":
+                shutil.rmtree(site.disk(), ignore_errors=True)
+        worker = site.start(instanceid="one").ready()
+        traffic.assert_flows()
+    verdict(site, traffic)
+    restored = [int(count) for count in re.findall(r"(\d+) records restored", worker.output())]
+    assert sum(restored) > 0
+    assert site.background.run(count(site, "read_uncommitted")) > site.background.run(count(site, "read_committed"))
+
+
+async def count(site: Site, isolation: str) -> int:
+    """How many records of `jobs` a reader with that isolation sees."""
+    kafka = site.config.kafka
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.brokers, isolation_level=isolation, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(kafka.jobs_topic, number) for number in range(site.partitions)]
+        ends = await consumer.end_offsets(tps)
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        records = 0
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            records += sum(map(len, (await consumer.getmany(timeout_ms=100)).values()))
+        return records
+    finally:
+        await consumer.stop()
 
 
 def test_a_worker_is_killed_while_it_restores(site: Site) -> None:
-    load = Load(4)
-    site.start(instanceid="one").ready()
-    with under_load(site, load.messages):
+    with Traffic(site, 3) as traffic:
+        site.start(instanceid="one").ready()
+        traffic.assert_flows(5_000)
         site.workers[-1].kill()
         for _ in range(2):
             shutil.rmtree(site.disk())
@@ -30,4 +71,5 @@ def test_a_worker_is_killed_while_it_restores(site: Site) -> None:
             worker.poll("/ready", lambda status, body: status == 503 and bool(json.loads(body)["restoring"]))
             worker.kill()
         site.start(instanceid="one").ready()
-    verdict(site, load)
+        traffic.assert_flows()
+    verdict(site, traffic)
