@@ -1,26 +1,23 @@
 """One partition at work: one batch = one Kafka transaction = one RocksDB write.
 
-A crash before the transaction's commit leaves no trace; one between the commit and the write is repaired by the
-restore; a zombie is fenced by the producer of its successor. So an error here has one answer: the process ends before
-anything is acknowledged (`streams.worker`).
+Partitions that are ready share a transaction (`streams.transactions`). A crash before its commit leaves no trace; one
+between the commit and the write is repaired by the restore; a zombie can't commit. So an error here has one answer: the
+process ends before anything is acknowledged (`streams.worker`).
 """
 
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.producer import sender
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from livejobs.streams import records as records_of
 from livejobs.streams import rules as rules_of
 from livejobs.streams.config import Config
 from livejobs.streams.fold import Fold, Record
 from livejobs.streams.kafka import client_options
 from livejobs.streams.overlay import Changes, Output
-from livejobs.streams.records import BATCH_BYTES, RECORD_BYTES_MAX
 from livejobs.streams.rules import Rules
+from livejobs.streams.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.regressions import NEVER_MS
 from livejobs.tables.restore import Changelog, restore
@@ -28,34 +25,22 @@ from livejobs.tables.store import Store, StoreError
 
 IDLE_COMMIT_SECONDS = 5.0
 """Messages that changed nothing (ticks) are acknowledged together, at least this often."""
-TRANSACTIONS_A_SECOND = 200
-"""A worker begins about so many at most, its partitions an equal share: each costs the broker 2 ms and more, and what
-waits meanwhile makes the next one larger."""
-LINGER_SECONDS_MAX = 0.25
-"""From the beginning of a partition's transaction to that of its next one, however many partitions a worker has."""
-TRANSACTION_SECONDS = 30.0
-RETRY_MS = 3
-"""Kafka 4 may answer the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
-ask again soon."""
-sender.BACKOFF_OVERRIDE = 0.002
-"""The same for a transaction that begins before the markers of the last one are written: with aiokafka's 20 ms,
-transactions one behind the other take 28 ms each, so 6."""
-
-Sent = tuple[asyncio.Future[Any], int]
 
 
 class Partition:
-    """One partition of `job-events` that this worker owns: its store, its fold and its transactional producer."""
+    """One partition of `job-events` that this worker owns: its store, its fold, and what waits for them."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what `open` has put together
-        self, number: int, config: Config, store: Store, fold: Fold, producer: AIOKafkaProducer, restored: int
+        self, number: int, config: Config, store: Store, fold: Fold, transactions: Transactions, restored: int
     ) -> None:
         self.number = number
         self.restored = restored  # records read from the changelogs
         source = store.position.source
         self._kafka = config.kafka
         self._source = TopicPartition(config.kafka.events_topic, number)
-        self._store, self.fold, self._producer = store, fold, producer
+        self._jobs = TopicPartition(config.kafka.jobs_topic, number)
+        self._stats = TopicPartition(config.kafka.stats_topic, number)
+        self._store, self.fold, self._transactions = store, fold, transactions
         self.next_offset = source  # of the next message to apply
         self.fetch_offset = source  # of the next message to fetch
         self.committed_offset = source
@@ -63,36 +48,29 @@ class Partition:
         self.waiting: list[Record] = []  # fetched, and no transaction has begun with them
         self.queued_records = 0  # those, and the ones at work
         self._waiting_from = source
-        self._began_at = 0.0
         self.closed = False
         self.tick_offset = -1  # of the last tick sent
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, number: int, partitions: int, config: Config, committed: int | None) -> "Partition":
-        """Take a partition over: fence the predecessor, restore, find where to go on.
+    async def open(cls, number: int, partitions: int, config: Config, transactions: Transactions) -> "Partition":
+        """Take a partition over: wait for the predecessor's last transaction, restore, find where to go on.
 
-        Raises StoreError, RestoreError, and Kafka's errors.
+        Raises StoreError, RestoreError, TimeoutError, and Kafka's errors.
         """
         kafka = config.kafka
-        producer = AIOKafkaProducer(
-            **client_options(kafka),
-            transactional_id=f"{kafka.group}-{number}",
-            acks="all",
-            max_batch_size=BATCH_BYTES,
-            max_request_size=RECORD_BYTES_MAX + 64 * 1024,
-            transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000),
-            request_timeout_ms=20_000,
-            retry_backoff_ms=RETRY_MS,
-        )
-        await producer.start()
+        source = TopicPartition(kafka.events_topic, number)
+        changelogs = [TopicPartition(topic, number) for topic in (kafka.jobs_topic, kafka.stats_topic)]
+        committed = await transactions.settled(source, changelogs)
+        rules = Rules.of(config.sigs)
+        store, restored = await _restored(number, partitions, config, rules, committed)
         try:
-            rules = Rules.of(config.sigs)
-            store, restored = await _restored(number, partitions, config, rules, committed)
             fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
-            return cls(number, config, store, fold, producer, restored)
+            # From now on the offset names us, so that a successor knows whom to fence.
+            await transactions.commit(source, store.position.source, [])
+            return cls(number, config, store, fold, transactions, restored)
         except BaseException:
-            await producer.stop()
+            store.close()
             raise
 
     def add(self, start: int, records: list[Record]) -> bool:
@@ -108,11 +86,10 @@ class Partition:
         self.waiting, self._waiting_from = records, start
         return True
 
-    async def apply(self, share: float = 1.0) -> None:
-        """Apply the messages that are waiting, and commit them; `share` is the partition's of all transactions."""
+    async def apply(self) -> None:
+        """Apply the messages that are waiting, and commit them."""
         async with self._lock:
-            linger = min(1 / (TRANSACTIONS_A_SECOND * share), LINGER_SECONDS_MAX)
-            await asyncio.sleep(max(0.0, self._began_at + linger - time.monotonic()))
+            await self._transactions.turn()
             if self.closed:
                 return
             if self._waiting_from != self.next_offset:
@@ -120,7 +97,6 @@ class Partition:
                     f"partition {self.number}: messages from {self._waiting_from} came, due was {self.next_offset}"
                 )
             records, self.waiting = self.waiting, []
-            self._began_at = time.monotonic()
             at = 0
             while at < len(records):
                 at = self.fold.run(records, at)
@@ -136,43 +112,26 @@ class Partition:
             return
         position = self._store.position
         if changes.published or not idle:
-            await asyncio.wait_for(self._transaction(changes, offset), TRANSACTION_SECONDS + 10)
+            ends = await self._transactions.commit(self._source, offset, await self._outputs(changes))
+            position.jobs = ends.get(self._jobs, position.jobs)
+            position.stats = ends.get(self._stats, position.stats)
             self.committed_offset, self.committed_at = offset, time.monotonic()
         position.source = offset
         position.updated_ms = max(position.updated_ms, broker_ms)
         self._store.write(changes.ops)
 
-    async def _transaction(self, changes: Changes, offset: int) -> None:
-        producer, kafka = self._producer, self._kafka
-        await producer.begin_transaction()
-        jobs_sent = await self._send(kafka.jobs_topic, self.number, changes.jobs)
-        stats_sent = await self._send(kafka.stats_topic, self.number, changes.stats)
-        others: list[Sent] = []
+    async def _outputs(self, changes: Changes) -> list[tuple[TopicPartition, list[Output]]]:
+        """What goes where."""
+        kafka = self._kafka
+        outputs = [(self._jobs, changes.jobs), (self._stats, changes.stats)]
         if changes.rejects:
-            count = len(await producer.partitions_for(kafka.rejects_topic))
-            others += await self._send(kafka.rejects_topic, self.number % count, changes.rejects)
+            number = self.number % await self._transactions.partition_count(kafka.rejects_topic)
+            outputs.append((TopicPartition(kafka.rejects_topic, number), changes.rejects))
         by_partition: dict[int, list[Output]] = {}
         for partition, key, value, headers in changes.reroutes:
             by_partition.setdefault(partition, []).append((key, value, headers))
-        for partition, outputs in by_partition.items():
-            others += await self._send(kafka.events_topic, partition, outputs)
-        await producer.send_offsets_to_transaction({self._source: offset}, kafka.group)
-        await producer.commit_transaction()
-        for future, _ in others:
-            future.result()
-        position = self._store.position
-        for future, count in jobs_sent:
-            position.jobs = future.result().offset + count
-        for future, count in stats_sent:
-            position.stats = future.result().offset + count
-
-    async def _send(self, topic: str, partition: int, outputs: list[Output]) -> list[Sent]:
-        """Send records to one partition of a topic, in batches; returns the batches' futures and sizes."""
-        producer = self._producer
-        return [
-            (await producer.send_batch(batch, topic, partition=partition), batch.record_count())
-            for batch in records_of.batches(outputs)
-        ]
+        outputs += [(TopicPartition(kafka.events_topic, number), some) for number, some in by_partition.items()]
+        return outputs
 
     async def close(self) -> None:
         """Let the batch at work finish, acknowledge what changed nothing, and give the partition back."""
@@ -183,13 +142,10 @@ class Partition:
             if self.next_offset > self.committed_offset:
                 self.committed_at = 0.0
                 await self._commit(self.next_offset, 0)
-            await self._producer.stop()
             self._store.close()
 
 
-async def _restored(
-    number: int, partitions: int, config: Config, rules: Rules, committed: int | None
-) -> tuple[Store, int]:
+async def _restored(number: int, partitions: int, config: Config, rules: Rules, committed: int) -> tuple[Store, int]:
     """The partition's store, up to date, its position that to go on from; and the number of records restored."""
     kafka = config.kafka
     store = Store(data_path(config) / str(number))
@@ -232,7 +188,7 @@ async def _restored(
         raise
     finally:
         await consumer.stop()
-    known = max(store.position.source, -1 if committed is None else committed)
+    known = max(store.position.source, committed)
     if known >= 0 and not first <= known <= end:
         store.close()
         raise StoreError(

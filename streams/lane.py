@@ -20,6 +20,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, P
 from faust.types import TP, ConsumerMessage
 
 from livejobs.streams.kafka import client_options
+from livejobs.streams.transactions import Member
 
 BATCH_RECORDS_MAX = 8_000
 """Records fetched at once, and records of a partition that wait for its agent; then it is not fetched further."""
@@ -107,6 +108,11 @@ class LaneConsumer(Consumer):
         """Fetch a partition from an offset on."""
         tp = TopicPartition(self.app.owner.topic, number)
         await self._thread.call_thread(self._seek_now, tp, offset)
+
+    def member(self) -> Member:
+        """Who we are in the group, since the last assignment."""
+        known = self._thread._ensure_consumer()._coordinator
+        return Member(known.generation, known.member_id, self.app.owner.config.worker.instanceid or None)
 
     async def leave(self) -> None:
         """Leave the group, so that others get the partitions at once."""

@@ -18,7 +18,6 @@ from typing import Any, NoReturn, cast
 import faust
 import uvloop
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from livejobs.streams import messages, records, topics
@@ -27,13 +26,13 @@ from livejobs.streams.config import Config
 from livejobs.streams.health import Health
 from livejobs.streams.kafka import client_options
 from livejobs.streams.lane import LaneApp, LaneConsumer, PartitionCodec, faust_settings
+from livejobs.streams.transactions import LostError, Transactions
 from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
 EXIT_FAILED = 70
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
-COORDINATOR_SECONDS = 30.0
 OPENING_MAX = 4
 """Partitions restored at the same time."""
 
@@ -51,6 +50,8 @@ class Worker:
         self.assigned: set[int] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
+        self._transactions = Transactions(config.kafka)
+        self._connected: asyncio.Task[None] | None = None
         self._ticks: AIOKafkaProducer | None = None
         self.stopping = False
         self.app = self._app()
@@ -75,7 +76,7 @@ class Worker:
 
     async def _apply(self, partition: Partition) -> None:
         try:
-            await partition.apply(1 / max(1, len(self.ready)))
+            await partition.apply()
         except BaseException as error:
             self.fail(error)
             raise
@@ -113,6 +114,9 @@ class Worker:
     def open_all(self, numbers: set[int]) -> None:
         """Open the stores of newly assigned partitions, each as soon as it can."""
         self.assigned = numbers
+        self._transactions.member = self._consumer.member()
+        if self._connected is None:
+            self._connected = asyncio.ensure_future(self._transactions.start())
         for number in sorted(numbers):
             task = asyncio.ensure_future(self._open(number))
             self._opening.add(task)
@@ -121,7 +125,8 @@ class Worker:
     async def _open(self, number: int) -> None:
         try:
             async with self._opening_slots:
-                partition = await Partition.open(number, self.partitions, self.config, await self._committed(number))
+                await asyncio.shield(cast("asyncio.Task[None]", self._connected))
+                partition = await Partition.open(number, self.partitions, self.config, self._transactions)
                 try:
                     await self._consumer.start_at(number, partition.next_offset)
                 except asyncio.CancelledError:
@@ -133,29 +138,6 @@ class Worker:
         except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 
-    async def _committed(self, number: int) -> int | None:
-        admin = AIOKafkaAdminClient(**client_options(self.config.kafka))
-        await admin.start()
-        try:
-            offsets = await self._group_offsets(admin)
-        finally:
-            await admin.close()
-        for tp, committed in offsets.items():
-            if tp.topic == self.topic and tp.partition == number and committed.offset >= 0:
-                return int(committed.offset)
-        return None
-
-    async def _group_offsets(self, admin: AIOKafkaAdminClient) -> Any:
-        """What the group has committed; a new broker needs some time to find the group's coordinator."""
-        deadline = asyncio.get_running_loop().time() + COORDINATOR_SECONDS
-        while True:
-            try:
-                return await admin.list_consumer_group_offsets(self.config.kafka.group)
-            except KafkaError as error:
-                if not error.retriable or asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
-
     async def close_all(self) -> None:
         """Give all partitions back: what is at work is finished first."""
         opening = list(self._opening)
@@ -166,6 +148,7 @@ class Worker:
         self.assigned = set()
         try:
             await asyncio.gather(*(partition.close() for partition in partitions))
+            await self._transactions.drain()
         except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 
@@ -173,7 +156,7 @@ class Worker:
         """The only answer to an error: say it, and end the process before anything is acknowledged."""
         if self.stopping and isinstance(error, asyncio.CancelledError):
             return
-        expected = isinstance(error, StoreError | RestoreError)
+        expected = isinstance(error, StoreError | RestoreError | LostError)
         log.critical("the worker ends: %s", error if expected else repr(error), exc_info=None if expected else error)
         logging.shutdown()
         sys.stderr.flush()
@@ -184,6 +167,7 @@ class Worker:
         self.stopping = True
         threading.Timer(STOP_SECONDS, os._exit, (EXIT_FAILED,)).start()
         await self.close_all()
+        await self._transactions.stop()
         if self._ticks is not None:
             await self._ticks.stop()
         await self._consumer.leave()
