@@ -48,16 +48,20 @@ lock: need-python ## resolve the dependencies anew into deploy/*.lock; with UPGR
 	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --group bench --constraint deploy/requirements.lock \
 		--output-file deploy/bench.lock pyproject.toml
 	@if grep -n '://' deploy/*.lock; then echo 'a lock names an address' >&2; exit 1; fi
+	cd deploy/page && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+	@if grep -n '"resolved"' deploy/page/package-lock.json; then echo 'a lock names an address' >&2; exit 1; fi
 UV_FLAGS = --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 clean: ## remove what make made; the broker's jars stay in ~/.cache/livejobs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info streams/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml tables/_native.pyx deploy/requirements.lock | need-python
+$(STAMP): pyproject.toml tables/_native.pyx deploy/requirements.lock deploy/page/package-lock.json deploy/build_backend.py \
+		| need-python
 	@echo 'preparing $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
+	@$(BIN)/python deploy/build_backend.py
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import livejobs.tables._native' 2>/dev/null || \
 		echo 'no C compiler or no Python headers: livejobs works without its compiled part, at a third of the speed' >&2

@@ -1,6 +1,7 @@
 """What a farm host gets: a wheel, two commands, no stream engine, and its own PyTables untouched."""
 
 import configparser
+import json
 import re
 import shutil
 import subprocess
@@ -74,6 +75,16 @@ def test_the_wheel_holds_one_top_level_name_and_its_data(wheel: Path) -> None:
     )
     assert {f"livejobs/deploy/{name}" for name in data} <= set(names)
     assert {"livejobs/streams/py.typed", "livejobs/tables/py.typed"} <= set(names)
+    page = (
+        "index.html",
+        "app.js",
+        "style.css",
+        "vendor/preact.js",
+        "vendor/htm.js",
+        "vendor/uPlot.js",
+        "vendor/uPlot.css",
+    )
+    assert {f"livejobs/streams/static/{name}" for name in page} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
@@ -112,6 +123,23 @@ def test_every_dependency_is_locked_and_no_lock_names_an_address() -> None:
         pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
         for requirement in map(Requirement, [*project["dependencies"], *(line for group in groups for line in group)]):
             assert pins[requirement.name] in requirement.specifier
+
+
+def test_the_page_s_libraries_are_pinned_by_content_and_no_address() -> None:
+    lock = json.loads((TOP / "deploy" / "page" / "package-lock.json").read_text(encoding="utf-8"))
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert set(packages) == {f"node_modules/{name}" for name in ("axe-core", "htm", "preact", "uplot")}
+    assert all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages.values()
+    )
+
+
+def test_without_npm_livejobs_is_built_all_the_same_and_says_what_is_missing(tmp_path: Path) -> None:
+    shutil.copytree(TOP / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    backend = tmp_path / "deploy" / "build_backend.py"
+    done = subprocess.run([sys.executable, backend], env={"PATH": ""}, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("livejobs works, but its web page will not: no npm: install Node.js")
+    assert not (tmp_path / "streams").exists()
 
 
 def test_the_broker_is_of_one_version_everywhere() -> None:
