@@ -1,0 +1,31 @@
+// The server's clock, and one tick a second for everything on the page that shows a time going by.
+
+import { useEffect, useState } from "./lib.js";
+
+const TICK_MS = 1000;
+const tickers = new Set();
+let offsetMs = 0; // the server's clock minus the browser's
+
+/** Take over the server's clock; `iso` is its now. */
+export function setServerTime(iso) {
+  offsetMs = Date.parse(iso) - Date.now();
+}
+
+/** Now by the server's clock, in ms since 1970. */
+export function now() {
+  return Date.now() + offsetMs;
+}
+
+setInterval(() => {
+  if (!document.hidden) for (const tick of tickers) tick(now());
+}, TICK_MS);
+
+/** Now, and again each second. */
+export function useNow() {
+  const [time, setTime] = useState(now());
+  useEffect(() => {
+    tickers.add(setTime);
+    return () => tickers.delete(setTime);
+  }, []);
+  return Math.max(time, now() - TICK_MS);
+}
