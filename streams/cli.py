@@ -195,6 +195,20 @@ def worker(config_file: str | None, settings: tuple[str, ...]) -> None:
         sys.exit(worker_module.run(config))
 
 
+@group.command(short_help="Serve the page and the API.")
+@with_config
+def web(config_file: str | None, settings: tuple[str, ...]) -> None:
+    """The page and the API, from a view of the topics; needs no worker. Ends on Ctrl-C or SIGTERM.
+
+    The view in [web] datadir can be thrown away: it is made anew from the topics.
+    """
+    with told():
+        config = load(config_file, settings)
+        from livejobs.streams.web import service
+
+        sys.exit(service.run(config))
+
+
 _regression = click.option("--regression", metavar="NAME", required=True, help="The regression, e.g. myrun/123.")
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Say what happened on standard output, as one JSON object."

@@ -1,4 +1,4 @@
-"""JSON Schemas of all that goes in and out, and one AsyncAPI document of the four topics, from the code's own types.
+"""JSON Schemas of all that goes in and out, an AsyncAPI document of the topics, an OpenAPI one: from the code's types.
 
 `python -m livejobs.streams.schema [--check] [DIR]` writes them, or exits 1 when the files there are not what it would
 write. JSON Schema draft 7, because that is what AsyncAPI's own schemas are; nothing is referred to, each file stands
@@ -18,6 +18,7 @@ import msgspec
 
 from livejobs.streams import messages
 from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
+from livejobs.streams.web import openapi
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate, JobRecord
 from livejobs.tables.regressions import Ending, StatsPrivate, StatsRecord
 
@@ -338,7 +339,8 @@ def files() -> dict[str, bytes]:
     documents = {f"{name}.json": {"$schema": DRAFT, "title": name, **schema} for name, schema in found.items()}
     documents["asyncapi.json"] = asyncapi(found)
     encode = msgspec.json.Encoder(order="sorted").encode
-    return {name: msgspec.json.format(encode(document), indent=2) + b"\n" for name, document in documents.items()}
+    texts = {name: msgspec.json.format(encode(document), indent=2) + b"\n" for name, document in documents.items()}
+    return {**texts, "openapi.json": openapi.document()}
 
 
 def differences(folder: Path) -> list[str]:

@@ -18,8 +18,6 @@ BATCH_RECORDS = 10_000
 STALL_SECONDS = 60.0
 BULK_RECORDS = 50_000
 """From so many records on, it pays to open the store anew for the restore alone."""
-AGE_MS_MAX = 7 * times.DAY_MS // 2
-"""Half of the changelogs' delete.retention.ms: a store that was away for longer may have missed tombstones."""
 
 Ops = Callable[[list[Any], dict[bytes, bytes | None]], None]
 
@@ -39,7 +37,7 @@ class Changelog:
 
 def stale(store: Store, now_ms: int) -> bool:
     """Whether a store was away for so long that tombstones it needs may be gone from the changelogs."""
-    return store.position.source >= 0 and now_ms - store.position.updated_ms > AGE_MS_MAX
+    return store.position.source >= 0 and now_ms - store.position.updated_ms > times.CHANGELOG_AGE_MS_MAX
 
 
 async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence[Changelog]) -> tuple[Store, int]:
