@@ -7,6 +7,7 @@ same disk, and dies at the next step; all under traffic.
 import random
 import signal
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from harness import Site
 from load import Traffic
 from patched import STEPS, patched
@@ -26,3 +27,23 @@ def test_a_worker_is_killed_at_each_step_of_a_commit(site: Site, soak: bool) -> 
         site.start(instanceid="one").ready()
         traffic.assert_flows()
     verdict(site, traffic)
+    # What was written inside a transaction that was not committed.
+    assert site.background.run(count(site, "read_uncommitted")) > site.background.run(count(site, "read_committed"))
+
+
+async def count(site: Site, isolation: str) -> int:
+    """How many records of `jobs` a reader with that isolation sees."""
+    kafka = site.config.kafka
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.brokers, isolation_level=isolation, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(kafka.jobs_topic, number) for number in range(site.partitions)]
+        ends = await consumer.end_offsets(tps)
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        records = 0
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            records += sum(map(len, (await consumer.getmany(timeout_ms=100)).values()))
+        return records
+    finally:
+        await consumer.stop()
