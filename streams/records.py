@@ -191,7 +191,10 @@ class _PacedFetcher(Fetcher):  # type: ignore[misc]
         begin = max(now, self._ask_at.get(node_id, 0.0))
         self._ask_at[node_id] = begin + FETCH_PAUSE_SECONDS
         if begin > now:
-            await asyncio.sleep(begin - now)
+            try:
+                await asyncio.sleep(begin - now)
+            except asyncio.CancelledError:  # `close` cancels us, and awaits us: raised, this would be its caller's end
+                return False
         found: bool = await super()._proc_fetch_request(assignment, node_id, request)
         return found
 

@@ -135,8 +135,10 @@ class Worker:
             self.ready[number] = partition
             at, restored = partition.next_offset, partition.restored
             log.info("partition %d is ready at offset %d, %d records restored", number, at, restored)
-        except Exception as error:  # noqa: BLE001  whatever it is, the process ends
-            self.fail(error)
+        except BaseException as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # by `close_all`
+            self.fail(error)  # whatever it is, the process ends: else it would live on without the partition
 
     async def close_all(self) -> None:
         """Give all partitions back: what is at work is finished first."""
