@@ -7,6 +7,7 @@ process ends before anything is acknowledged (`streams.worker`).
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -44,7 +45,7 @@ class Partition:
         self.next_offset = source  # of the next message to apply
         self.fetch_offset = source  # of the next message to fetch
         self.committed_offset = source
-        self.committed_at = time.monotonic()
+        self.committed_at = self.moved_at = time.monotonic()  # moved: applied messages, or got the first ones
         self.waiting: list[Record] = []  # fetched, and no transaction has begun with them
         self.queued_records = 0  # those, and the ones at work
         self._waiting_from = source
@@ -53,8 +54,12 @@ class Partition:
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, number: int, partitions: int, config: Config, transactions: Transactions) -> "Partition":
+    async def open(
+        cls, number: int, partitions: int, config: Config, transactions: Transactions, moved: Callable[[], None]
+    ) -> "Partition":
         """Take a partition over: wait for the predecessor's last transaction, restore, find where to go on.
+
+        `moved` is called as it proceeds.
 
         Raises StoreError, RestoreError, TimeoutError, and Kafka's errors.
         """
@@ -63,7 +68,7 @@ class Partition:
         changelogs = [TopicPartition(topic, number) for topic in (kafka.jobs_topic, kafka.stats_topic)]
         committed = await transactions.settled(source, changelogs)
         rules = Rules.of(config.sigs)
-        store, restored = await _restored(number, partitions, config, rules, committed)
+        store, restored = await _restored(number, partitions, config, rules, committed, moved)
         try:
             fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
             # From now on the offset names us, so that a successor knows whom to fence.
@@ -79,6 +84,8 @@ class Partition:
         What comes while others are waiting joins them: the busier a worker is, the larger its transactions.
         """
         self.fetch_offset = records[-1].offset + 1
+        if not self.queued_records:
+            self.moved_at = time.monotonic()
         self.queued_records += len(records)
         if self.waiting:
             self.waiting += records
@@ -106,7 +113,7 @@ class Partition:
 
     async def _commit(self, offset: int, broker_ms: int) -> None:
         changes = self.fold.take()
-        self.next_offset = offset
+        self.next_offset, self.moved_at = offset, time.monotonic()
         idle = time.monotonic() - self.committed_at < IDLE_COMMIT_SECONDS
         if idle and not changes.published and not changes.ops:
             return
@@ -145,7 +152,9 @@ class Partition:
             self._store.close()
 
 
-async def _restored(number: int, partitions: int, config: Config, rules: Rules, committed: int) -> tuple[Store, int]:
+async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
+    number: int, partitions: int, config: Config, rules: Rules, committed: int, moved: Callable[[], None]
+) -> tuple[Store, int]:
     """The partition's store, up to date, its position that to go on from; and the number of records restored."""
     kafka = config.kafka
     store = Store(data_path(config) / str(number))
@@ -182,6 +191,7 @@ async def _restored(number: int, partitions: int, config: Config, rules: Rules, 
                 Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore),
                 Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
             ],
+            moved,
         )
     except BaseException:
         store.close()

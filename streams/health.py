@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
     from livejobs.streams.worker import Worker
 
-STALL_SECONDS = 120.0
-"""A partition with messages waiting that commits nothing for so long is stalled."""
-
-
 class Metrics(Collector):
     """All metrics of a worker. No label names a job or a regression."""
 
@@ -35,8 +31,28 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "livejobs_partitions_ready", "Partitions whose store is open and up to date.", len(partitions)
         )
-        lag = GaugeMetricFamily(
+        watchdog = self._worker.watchdog
+        yield GaugeMetricFamily(
+            "livejobs_group_member", "1 when the group has given this worker its part.", int(self._worker.is_member())
+        )
+        yield GaugeMetricFamily(
+            "livejobs_broker_silence_seconds", "Time since a broker last answered.", watchdog.away_seconds
+        )
+        loops = GaugeMetricFamily(
+            "livejobs_event_loop_lag_seconds", "The longest that a loop was busy, in the last minute.", labels=["loop"]
+        )
+        for name, pulse in list(watchdog.pulses.items()):
+            loops.add_metric([name.removesuffix("'s")], pulse.lag_seconds)
+        opening = GaugeMetricFamily(
+            "livejobs_partition_restore_age_seconds", "Time since a restore last moved.", labels=["partition"]
+        )
+        for number, moved_at in self._worker.opening.items():
+            opening.add_metric([str(number)], time.monotonic() - moved_at)
+        queued = GaugeMetricFamily(
             "livejobs_partition_queued_messages", "Messages fetched and not yet applied.", labels=["partition"]
+        )
+        lag = GaugeMetricFamily(
+            "livejobs_partition_lag_messages", "Messages in the topic and not yet applied.", labels=["partition"]
         )
         age = GaugeMetricFamily(
             "livejobs_partition_commit_age_seconds", "Time since the last committed transaction.", labels=["partition"]
@@ -47,11 +63,12 @@ class Metrics(Collector):
             labels=["partition", "outcome"],
         )
         for partition in partitions:
-            lag.add_metric([str(partition.number)], partition.queued_records)
+            queued.add_metric([str(partition.number)], partition.queued_records)
+            lag.add_metric([str(partition.number)], watchdog.lag(partition))
             age.add_metric([str(partition.number)], time.monotonic() - partition.committed_at)
             for outcome, count in partition.fold.counts.items():
                 what.add_metric([str(partition.number), outcome], count)
-        yield from (lag, age, what)
+        yield from (loops, opening, queued, lag, age, what)
 
 
 class Health:
@@ -61,7 +78,6 @@ class Health:
         self._worker = worker
         self._registry = CollectorRegistry()
         self._registry.register(Metrics(worker))
-        self._beat = time.monotonic()
 
     async def start(self) -> None:
         """Serve until the process ends."""
@@ -76,17 +92,25 @@ class Health:
         await asyncio.Event().wait()
 
     async def _live(self, _: web.Request) -> web.Response:
-        stalled = [
-            partition.number
-            for partition in self._worker.ready.values()
-            if partition.queued_records and time.monotonic() - partition.committed_at > STALL_SECONDS
-        ]
-        return web.json_response({"live": not stalled, "stalled": stalled}, status=503 if stalled else 200)
+        """Whether it works, or waits for what is not its own: nothing that a restart would mend."""
+        stalled = self._worker.watchdog.stalled()
+        return web.json_response({"live": stalled is None, "reason": stalled}, status=200 if stalled is None else 503)
 
     async def _ready(self, _: web.Request) -> web.Response:
-        missing = sorted(self._worker.assigned - self._worker.ready.keys())
-        ready = not missing and bool(self._worker.assigned)
-        return web.json_response({"ready": ready, "restoring": missing}, status=200 if ready else 503)
+        """Whether it takes part in the work now."""
+        worker = self._worker
+        missing = sorted(worker.assigned - worker.ready.keys())
+        reason = None
+        if worker.watchdog.away:
+            reason = f"no broker has answered for {worker.watchdog.away_seconds:.0f} s"
+        elif not worker.is_member():
+            reason = "joining the group"
+        elif not worker.assigned:
+            reason = "no partitions: others have them all"
+        elif missing:
+            reason = f"restoring partitions {', '.join(map(str, missing))}"
+        body = {"ready": reason is None, "reason": reason, "restoring": missing}
+        return web.json_response(body, status=200 if reason is None else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), content_type="text/plain")

@@ -32,6 +32,8 @@ FULL_SECONDS = 0.01
 """How long a fetch waits for messages; while some partition's queue is full, only shortly."""
 SESSION_SECONDS = 6.0
 REBALANCE_SECONDS = 60.0
+POLL_MS_MAX = 2**31 - 1
+"""aiokafka would leave the group when nothing is fetched for long, as in a long restore; the watchdog knows better."""
 
 
 class Owner(Protocol):
@@ -40,6 +42,7 @@ class Owner(Protocol):
     topic: str
     ready: dict[int, Any]
     config: Any
+    lane: "LaneThread | None"
 
     def open_all(self, numbers: set[int]) -> None: ...
     async def close_all(self) -> None: ...
@@ -78,12 +81,32 @@ class LaneThread(AIOKafkaConsumerThread):
             session_timeout_ms=int(SESSION_SECONDS * 1000),
             heartbeat_interval_ms=int(SESSION_SECONDS * 250),
             rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000),
-            max_poll_interval_ms=300_000,
+            max_poll_interval_ms=POLL_MS_MAX,
             request_timeout_ms=40_000,
         )
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         return {}  # each partition is sought when its store is open
+
+    # What the watchdog asks, from its own thread.
+
+    def next_to_fetch(self, number: int) -> int:
+        """Offset of a partition's next message to fetch, transactions' marks skipped; -1: not known."""
+        subscription = self._consumer._subscription.subscription if self._consumer is not None else None
+        assignment = subscription.assignment if subscription is not None else None
+        tp = TopicPartition(self.app.owner.topic, number)
+        if assignment is None or tp not in assignment.tps:
+            return -1
+        position = assignment.state_value(tp)._position
+        return -1 if position is None else int(position)
+
+    def is_member(self) -> bool:
+        """Whether the group has given us our part, even if that is no partition, and takes us for alive."""
+        consumer: Any = self._consumer
+        subscription = consumer._subscription.subscription if consumer is not None else None
+        if subscription is None or consumer._coordinator._coordination_task.done():
+            return False
+        return not consumer._coordinator.need_rejoin(subscription)
 
 
 class LaneConsumer(Consumer):
@@ -93,7 +116,8 @@ class LaneConsumer(Consumer):
     _thread: LaneThread
 
     def _new_consumer_thread(self) -> LaneThread:
-        return LaneThread(self, loop=self.loop, beacon=self.beacon)
+        self.app.owner.lane = LaneThread(self, loop=self.loop, beacon=self.beacon)
+        return self.app.owner.lane
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
@@ -193,7 +217,7 @@ class LaneConsumer(Consumer):
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's own stall detection counts messages; the health endpoint has ours."""
+        """Faust's own stall detection counts messages, and only logs; ours is the watchdog."""
 
 
 class LaneProducer(Producer):

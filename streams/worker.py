@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -25,14 +26,17 @@ from livejobs.streams.commit import Partition
 from livejobs.streams.config import Config
 from livejobs.streams.health import Health
 from livejobs.streams.kafka import client_options
-from livejobs.streams.lane import LaneApp, LaneConsumer, PartitionCodec, faust_settings
+from livejobs.streams.lane import LaneApp, LaneConsumer, LaneThread, PartitionCodec, faust_settings
 from livejobs.streams.transactions import LostError, Transactions
+from livejobs.streams.watchdog import StalledError, Watchdog
 from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
 EXIT_FAILED = 70
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
+FAIL_SECONDS = 5.0
+"""From an error to the end, even if nobody reads what is said of it."""
 OPENING_MAX = 4
 """Partitions restored at the same time."""
 
@@ -48,6 +52,10 @@ class Worker:
         self.topic = config.kafka.events_topic
         self.ready: dict[int, Partition] = {}
         self.assigned: set[int] = set()
+        self.opening: dict[int, float] = {}
+        self.lane: LaneThread | None = None
+        self.loop = asyncio.get_event_loop()
+        self.watchdog = Watchdog(self)
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
         self._transactions = Transactions(config.kafka)
@@ -126,7 +134,7 @@ class Worker:
         try:
             async with self._opening_slots:
                 await asyncio.shield(cast("asyncio.Task[None]", self._connected))
-                partition = await Partition.open(number, self.partitions, self.config, self._transactions)
+                partition = await self._opened(number)
                 try:
                     await self._consumer.start_at(number, partition.next_offset)
                 except asyncio.CancelledError:
@@ -139,6 +147,16 @@ class Worker:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # by `close_all`
             self.fail(error)  # whatever it is, the process ends: else it would live on without the partition
+
+    async def _opened(self, number: int) -> Partition:
+        def moved() -> None:
+            self.opening[number] = time.monotonic()
+
+        moved()
+        try:
+            return await Partition.open(number, self.partitions, self.config, self._transactions, moved)
+        finally:
+            del self.opening[number]
 
     async def close_all(self) -> None:
         """Give all partitions back: what is at work is finished first."""
@@ -154,11 +172,29 @@ class Worker:
         except Exception as error:  # noqa: BLE001  whatever it is, the process ends
             self.fail(error)
 
+    # ------------------------------------------------------------------ what the watchdog asks, from its thread
+
+    def next_to_fetch(self, number: int) -> int:
+        """Offset of a partition's next message to fetch; -1: not known."""
+        return -1 if self.lane is None else self.lane.next_to_fetch(number)
+
+    def is_member(self) -> bool:
+        """Whether this worker has its part in the group."""
+        return self.lane is not None and self.lane.is_member()
+
+    def loops(self) -> dict[str, asyncio.AbstractEventLoop]:
+        """The event loops by what they are for."""
+        own = {"worker's": self.loop}
+        return own if self.lane is None else {**own, "consumer's": self.lane.thread_loop}
+
+    # ------------------------------------------------------------------ the end
+
     def fail(self, error: BaseException) -> None:
         """The only answer to an error: say it, and end the process before anything is acknowledged."""
         if self.stopping and isinstance(error, asyncio.CancelledError):
             return
-        expected = isinstance(error, StoreError | RestoreError | LostError)
+        threading.Timer(FAIL_SECONDS, os._exit, (EXIT_FAILED,)).start()  # should nobody read what we say
+        expected = isinstance(error, StoreError | RestoreError | LostError | StalledError)
         log.critical("the worker ends: %s", error if expected else repr(error), exc_info=None if expected else error)
         logging.shutdown()
         sys.stderr.flush()
@@ -183,6 +219,11 @@ class _FaustWorker(faust.Worker):
 
     owner: Worker
 
+    def on_worker_shutdown(self) -> None:
+        """Faust has come to an end by itself: something in it crashed."""
+        if not self.owner.stopping:
+            self.owner.fail(self.crash_reason or RuntimeError("Faust has stopped"))
+
     def install_signal_handlers(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, lambda: asyncio.ensure_future(self.owner.stop(), loop=self.loop))
@@ -205,6 +246,8 @@ def run(config: Config) -> NoReturn:
     health = Health(worker)
 
     worker.app.task(health.start)
+    worker.app.task(worker.watchdog.ask_broker)
+    worker.watchdog.start()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)  # rows live long and hold no cycles
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:  # for Faust's spinner

@@ -40,8 +40,10 @@ def stale(store: Store, now_ms: int) -> bool:
     return store.position.source >= 0 and now_ms - store.position.updated_ms > times.CHANGELOG_AGE_MS_MAX
 
 
-async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence[Changelog]) -> tuple[Store, int]:
-    """Bring a store up to date; the consumer reads committed, and is this call's alone.
+async def restore(
+    consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence[Changelog], moved: Callable[[], None]
+) -> tuple[Store, int]:
+    """Bring a store up to date; `moved` is called as it proceeds. The consumer reads committed, and is ours alone.
 
     Returns the store (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
     """
@@ -60,7 +62,7 @@ async def restore(consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence
     consumer.assign(tps)
     for tp in tps:
         consumer.seek(tp, starts[tp])
-    read = await _read(consumer, store, {log.tp: log for log in changelogs}, end)
+    read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, moved)
     # It has seen every tombstone until now, however long ago the last message came.
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])
@@ -72,6 +74,7 @@ async def _read(
     store: Store,
     by_tp: Mapping[TopicPartition, Changelog],
     end: Mapping[TopicPartition, int],
+    moved: Callable[[], None],
 ) -> int:
     read = 0
     moved_at, before = time.monotonic(), None
@@ -83,6 +86,7 @@ async def _read(
             return read
         if positions != before:
             moved_at, before = time.monotonic(), positions
+            moved()
         elif time.monotonic() - moved_at > STALL_SECONDS:
             raise RestoreError(f"restore: no record for {STALL_SECONDS:.0f} s at {positions}, the ends are {dict(end)}")
         fetched = await consumer.getmany(timeout_ms=200, max_records=BATCH_RECORDS)

@@ -5,15 +5,21 @@
 The product holds no hooks for this: what is changed here are its own and its libraries' methods, from outside.
 """
 
+import asyncio
 import os
+import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from livejobs.streams import cli
+from livejobs.streams import cli, watchdog
+from livejobs.streams.commit import Partition
+from livejobs.streams.lane import LaneConsumer, LaneThread
 from livejobs.tables.store import Store
 
 STEPS = ("before", "inside", "after", "written")
@@ -54,8 +60,77 @@ def die(step: str, count: int) -> None:
     put, Store.write = Store.write, write  # type: ignore[method-assign]
 
 
+def after_commits(count: int, fault: Callable[[], object]) -> None:
+    """Let a fault come after so many commits."""
+    commits = 0
+
+    async def commit_transaction(producer: AIOKafkaProducer) -> None:
+        nonlocal commits
+        await commit(producer)
+        commits += 1
+        if commits == count:
+            fault()
+
+    commit, AIOKafkaProducer.commit_transaction = AIOKafkaProducer.commit_transaction, commit_transaction
+
+
+def lane() -> LaneThread:
+    """The consumer's thread of this worker."""
+    services = (getattr(thread, "service", None) for thread in threading.enumerate())
+    return next(service for service in services if isinstance(service, LaneThread))
+
+
+def forever() -> None:
+    """Block the thread that calls it."""
+    time.sleep(3600)
+
+
+def hold_lock() -> None:
+    """Never give Python's lock away: a regular expression that backtracks."""
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def deafen() -> None:
+    """Let fetches bring nothing any more."""
+
+    async def nothing(*_: object, **__: object) -> dict[Any, Any]:
+        await asyncio.sleep(0.1)
+        return {}
+
+    LaneConsumer._getmany = nothing  # type: ignore[method-assign]
+
+
+async def never(*_: object, **__: object) -> None:
+    """Wait, and let the loop go on."""
+    await asyncio.sleep(3600)
+
+
+STALLS: dict[str, Callable[[], object]] = {
+    "loop": forever,
+    "consumer": lambda: lane().thread_loop.call_soon_threadsafe(forever),
+    "lock": hold_lock,
+    "deaf": deafen,
+    "apply": lambda: setattr(Partition, "apply", never),
+    "coordinator": lambda: lane().thread_loop.call_soon_threadsafe(lane()._consumer._coordinator._coordination_task.cancel),
+}
+"""How a worker may come to stand still, from a commit on."""
+
+
+def hang_at_open() -> None:
+    """Let no partition ever be open."""
+    Partition.open = never  # type: ignore[method-assign, assignment]
+
+
+def stall(seconds: float) -> None:
+    """Let the watchdog wait so long only."""
+    watchdog.STALL_SECONDS = seconds
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
     "die": lambda argument: die(argument.partition(":")[0], int(argument.partition(":")[2])),
+    "open": lambda _: hang_at_open(),
+    "stand": lambda argument: after_commits(20, STALLS[argument]),
+    "stall": lambda argument: stall(float(argument)),
 }
 
 if __name__ == "__main__":
