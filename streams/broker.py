@@ -226,6 +226,10 @@ class Broker:
             "num.io.threads": "4",
         }
 
+    def _cluster_id(self) -> str:
+        """The id that a new data directory gets."""
+        return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+
     def _format_options(self) -> list[str]:
         """More options of the command that formats the data directory."""
         return []
@@ -237,10 +241,9 @@ class Broker:
         self._properties.write_text("\n".join(lines) + "\n")
 
     def _format(self, command: list[str]) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-        arguments = ["format", "--cluster-id", cluster, "--config", str(self._properties), *self._format_options()]
+        arguments = ["--cluster-id", self._cluster_id(), "--config", str(self._properties), *self._format_options()]
         done = subprocess.run(
-            [*command, "kafka.tools.StorageTool", *arguments],
+            [*command, "kafka.tools.StorageTool", "format", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

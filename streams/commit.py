@@ -105,10 +105,11 @@ class Partition:
                 )
             records, self.waiting = self.waiting, []
             at = 0
-            while at < len(records):
-                at = self.fold.run(records, at)
-                last = records[at - 1] if at else records[0]
-                await self._commit(records[at].offset if at < len(records) else last.offset + 1, last.timestamp)
+            with self._store.explained():
+                while at < len(records):
+                    at = self.fold.run(records, at)
+                    last = records[at - 1] if at else records[0]
+                    await self._commit(records[at].offset if at < len(records) else last.offset + 1, last.timestamp)
             self.queued_records -= len(records)
 
     async def _commit(self, offset: int, broker_ms: int) -> None:
@@ -207,7 +208,8 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
         )
     source = known if known >= 0 else first
     store.position.source, store.position.partitions, store.position.topics = source, partitions, topics
-    store.write(_reindexed(store, rules))
+    with store.explained():
+        store.write(_reindexed(store, rules))
     return store, restored
 
 

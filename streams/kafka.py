@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Self
 
+from aiokafka import errors
 from aiokafka.errors import KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
@@ -116,6 +117,31 @@ def _say_clearly(record: logging.LogRecord) -> bool:
         # At the level of debugging it writes requests out: the password itself with PLAIN, its proof with SCRAM.
         record.args = (*where, "(a login)")
     return True
+
+
+_SEE_LIMITS = "is over its limit; compare max.message.bytes: livejobs topics check"
+_SEE_RIGHTS = "see deploy/acls.sh --worker"
+ENDS: dict[type[BaseException], str] = {
+    errors.ProducerFenced: "another worker has taken its partitions over",
+    errors.KafkaConnectionError: "no broker answers",
+    TimeoutError: "the broker has not answered in time",
+    errors.MessageSizeTooLargeError: f"a record that it writes {_SEE_LIMITS}",
+    errors.RecordListTooLargeError: f"a batch that it writes {_SEE_LIMITS}",
+    errors.TopicAuthorizationFailedError: f"no right to a topic; {_SEE_RIGHTS}",
+    errors.GroupAuthorizationFailedError: f"no right to its consumer group; {_SEE_RIGHTS}",
+    errors.TransactionalIdAuthorizationFailed: f"no right to its transactions; {_SEE_RIGHTS}",
+    errors.UnknownTopicOrPartitionError: "a topic is missing; see livejobs topics check",
+}
+"""Why a worker may end that is no fault of its own. The runbook says what to do."""
+
+
+def end_of_worker(error: BaseException) -> str | None:
+    """One line of ENDS, with what the error names; None when it is another error."""
+    for kind, text in ENDS.items():
+        if isinstance(error, kind):
+            named = ", ".join(str(argument) for argument in error.args if argument)
+            return f"{text} ({named})" if named else text
+    return None
 
 
 def why(error: BaseException) -> str:

@@ -23,9 +23,9 @@ from aiokafka.errors import KafkaError
 
 from livejobs.streams import messages, records, topics
 from livejobs.streams.commit import Partition
-from livejobs.streams.config import Config
+from livejobs.streams.config import Config, ConfigError
 from livejobs.streams.health import Health
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka import client_options, end_of_worker
 from livejobs.streams.lane import LaneApp, LaneConsumer, LaneThread, PartitionCodec, faust_settings
 from livejobs.streams.transactions import LostError, Transactions
 from livejobs.streams.watchdog import StalledError, Watchdog
@@ -66,8 +66,12 @@ class Worker:
 
     def _app(self) -> LaneApp:
         config = self.config
-        Path(config.worker.datadir).mkdir(parents=True, exist_ok=True)
-        app = LaneApp(config.kafka.group, **faust_settings(config), datadir=Path(config.worker.datadir) / "faust")
+        datadir = Path(config.worker.datadir)
+        try:
+            datadir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"[worker] datadir {datadir} can't be used: {error.strerror}") from error
+        app = LaneApp(config.kafka.group, **faust_settings(config), datadir=datadir / "faust")
         app.owner = self
         codec = PartitionCodec()
         events = app.topic(self.topic, key_serializer="raw", value_serializer=codec, partitions=self.partitions)
@@ -194,8 +198,10 @@ class Worker:
         if self.stopping and isinstance(error, asyncio.CancelledError):
             return
         threading.Timer(FAIL_SECONDS, os._exit, (EXIT_FAILED,)).start()  # should nobody read what we say
-        expected = isinstance(error, StoreError | RestoreError | LostError | StalledError)
-        log.critical("the worker ends: %s", error if expected else repr(error), exc_info=None if expected else error)
+        known = end_of_worker(error)
+        expected = known is not None or isinstance(error, StoreError | RestoreError | LostError | StalledError)
+        reason = known or (error if expected else repr(error))
+        log.critical("the worker ends: %s", reason, exc_info=None if expected else error)
         logging.shutdown()
         sys.stderr.flush()
         os._exit(EXIT_FAILED)

@@ -62,7 +62,8 @@ async def restore(
     consumer.assign(tps)
     for tp in tps:
         consumer.seek(tp, starts[tp])
-    read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, moved)
+    with store.explained():
+        read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, moved)
     # It has seen every tombstone until now, however long ago the last message came.
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])

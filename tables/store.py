@@ -3,9 +3,11 @@
 Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the
 broker time of the last record, and what it was made with. Memory budgets are of the process, not of a store: a worker
 may own hundreds of them. There is no write-ahead log: after a crash a store is as it was at its last flush, position
-and all, and the changelogs hold the rest.
+and all, and the changelogs hold the rest. So a store that is corrupt is no loss: it is made anew.
 """
 
+import contextlib
+import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,7 +39,12 @@ BULK_FILES_MAX = 1_000_000
 FORMAT = 1
 
 _META = keys.META + b"position"
+_CORRUPT = "CORRUPT"
+"""A file of this name in a store's folder: it is to be made anew, for what was read did not have its checksum."""
 _shared: list[tuple[Cache, WriteBufferManager]] = []  # by all stores of the process
+
+
+log = logging.getLogger("livejobs.store")
 
 
 class StoreError(Exception):
@@ -74,14 +81,17 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         options = _options(bulk=bulk)
         try:
-            # Not the options that it was last opened with, which rocksdict keeps.
-            self._db = Rdict(str(path), options, column_families={"default": options})
-        except Exception as error:  # rocksdict raises plain Exception
-            raise StoreError(f"{path}: can't be opened: {' '.join(str(error).split())[:300]}") from error
+            with self.explained():
+                self._db = self._open(options)
+        except StoreError:
+            if not self._marked:
+                raise
+            self._db = self._open(options)
         unlogged = WriteOptions()
         unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # its stubs take a property for a method
         self._db.set_write_options(unlogged)
-        stored = self._db.get(_META)
+        with self.explained():
+            stored = self._db.get(_META)
         self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
         if self.position.format != FORMAT:
             raise StoreError(
@@ -89,6 +99,31 @@ class Store:
                 "delete the folder, it is rebuilt from Kafka"
             )
         self.get = self._db.get
+
+    def _open(self, options: Options) -> Rdict:
+        if self._marked:
+            log.warning("%s: is corrupt, and made anew", self.path)
+            shutil.rmtree(self.path)
+        # Not the options that it was last opened with, which rocksdict keeps.
+        return Rdict(str(self.path), options, column_families={"default": options})
+
+    @property
+    def _marked(self) -> bool:
+        return (self.path / _CORRUPT).exists()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise RocksDB's errors as StoreError; a corrupt store is marked, and made anew when it is next opened."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:  # what rocksdict raises is of no class of its own
+                raise
+            text = " ".join(str(error).split())[:300]
+            if not text.startswith("Corruption"):
+                raise StoreError(f"{self.path}: can't be used: {text}") from error
+            (self.path / _CORRUPT).touch()
+            raise StoreError(f"{self.path}: the next start makes it anew: {text}") from error
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` (included) to `stop` (excluded), in order."""
@@ -99,6 +134,7 @@ class Store:
         while it.valid():
             yield it.key(), it.value()
             it.next()
+        it.status()  # raises, if that was not the end
 
     def write(self, ops: Iterable[Op]) -> None:
         """Write all or nothing: (key, value), or None as value to delete; the position goes with it."""

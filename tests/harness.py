@@ -323,13 +323,15 @@ class Site:
         sigs: dict[str, Any] | None = None,
         *,
         partitions: int = 2,
+        replication: int = 1,
         tickseconds: float = 0.2,
         create: bool = True,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.partitions = partitions
-        kafka = {"brokers": bootstrap, "topicprefix": f"t{uuid.uuid4().hex[:8]}-", "partitions": partitions}
+        prefix = f"t{uuid.uuid4().hex[:8]}-"
+        kafka = {"brokers": bootstrap, "topicprefix": prefix, "partitions": partitions, "replication": replication}
         self._sections: dict[str, dict[str, Any]] = {
             "sigs": SIGS if sigs is None else sigs,
             "kafka": kafka,

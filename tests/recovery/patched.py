@@ -8,6 +8,7 @@ The product holds no hooks for this: what is changed here are its own and its li
 import asyncio
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -31,13 +32,16 @@ def patched(*faults: str) -> Sequence[str]:
     return [sys.executable, __file__, *faults]
 
 
-def die(step: str, count: int) -> None:
-    """Be killed at a step of the commit with that number, or soon after: partitions commit side by side."""
+def send_at(step: str, count: int, number: signal.Signals) -> None:
+    """Send itself a signal at a step of the commit with that number, or soon after: partitions commit side by side."""
+    sent = False
     commits = 0
 
     def reached(now: str) -> None:
-        if now == step and commits >= count:
-            os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal sent
+        if now == step and commits >= count and not sent:
+            sent = True
+            os.kill(os.getpid(), number)
 
     async def begin_transaction(producer: AIOKafkaProducer) -> None:
         nonlocal commits
@@ -58,6 +62,12 @@ def die(step: str, count: int) -> None:
     begin, AIOKafkaProducer.begin_transaction = AIOKafkaProducer.begin_transaction, begin_transaction
     commit, AIOKafkaProducer.commit_transaction = AIOKafkaProducer.commit_transaction, commit_transaction
     put, Store.write = Store.write, write  # type: ignore[method-assign]
+
+
+def step_of(argument: str) -> tuple[str, int]:
+    """`inside:7`."""
+    step, _, count = argument.partition(":")
+    return step, int(count)
 
 
 def after_commits(count: int, fault: Callable[[], object]) -> None:
@@ -126,8 +136,18 @@ def stall(seconds: float) -> None:
     watchdog.STALL_SECONDS = seconds
 
 
+def become_nobody() -> None:
+    """Have no rights on files; only root can do this."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
-    "die": lambda argument: die(argument.partition(":")[0], int(argument.partition(":")[2])),
+    "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
+    "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
+    "file_bytes": lambda argument: resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), int(argument))),
+    "nobody": lambda _: become_nobody(),
     "open": lambda _: hang_at_open(),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),

@@ -21,7 +21,7 @@ def test_a_worker_is_killed_at_each_step_of_a_commit(site: Site, soak: bool) -> 
     with Traffic(site, 4) as traffic:
         for _ in range(10 if soak else 1):
             for step in draw.sample(STEPS, len(STEPS)):
-                fault = f"die={step}:{draw.randint(1, COMMITS_MAX)}"
+                fault = f"kill={step}:{draw.randint(1, COMMITS_MAX)}"
                 worker = site.start(instanceid="one", command=patched(fault))
                 assert worker.wait() == -signal.SIGKILL, worker.tail()
         site.start(instanceid="one").ready()

@@ -1,10 +1,37 @@
-"""Workers join, leave and die under load: partitions move, and the records are exact."""
+"""Workers join, leave, die and are replaced one by one, under load: partitions move, and the records are exact.
 
+How: three workers are restarted one after the other (SIGTERM), as in an upgrade, with and without static membership; one is killed; and workers come and go faster than
+they can restore, from one to four to two.
+"""
+
+import random
 import time
 
+import pytest
 from harness import SECONDS, STOP_SECONDS_MAX, Site, WorkerProcess
-from load import Load, under_load
+from load import Load, Traffic, under_load
 from verdict import verdict
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+def test_workers_are_restarted_one_by_one(static: bool, site: Site) -> None:
+    def start(name: str) -> WorkerProcess:
+        return site.start(name, instanceid=name if static else "")
+
+    names = ["one", "two", "three"]
+    with Traffic(site, 51) as traffic:
+        workers = {name: start(name) for name in names}
+        await_shares(*workers.values())
+        opened = {name: worker.output().count("is ready at") for name, worker in workers.items()}
+        for name in names:
+            code, seconds = workers[name].stop()
+            assert (code, seconds < STOP_SECONDS_MAX) == (0, True), workers[name].tail()
+            workers[name] = start(name)
+            await_shares(*workers.values())
+            traffic.assert_flows()
+        if static:  # nothing has moved: each has opened its partitions once more, and no others
+            assert {name: worker.output().count("is ready at") for name, worker in workers.items()} == {name: 2 * count for name, count in opened.items()}
+    verdict(site, traffic)
 
 
 def test_workers_join_leave_and_die_under_load(site: Site) -> None:
@@ -24,6 +51,26 @@ def test_workers_join_leave_and_die_under_load(site: Site) -> None:
     verdict(site, load)
 
 
+def test_workers_come_and_go_faster_than_they_restore(site: Site, soak: bool) -> None:
+    draw = random.Random("scale")
+    with Traffic(site, 52) as traffic:
+        workers = [site.start("0").ready()]
+        traffic.assert_flows(3_000)
+        for turn in range(10 if soak else 2):
+            workers += [site.start(f"{turn}.{number}") for number in range(4 - len(workers))]
+            time.sleep(draw.uniform(0.5, 4))  # the random moment
+            for worker in draw.sample(workers, 2):
+                workers.remove(worker)
+                if draw.random() < 0.5:
+                    worker.kill()
+                else:
+                    code, seconds = worker.stop()
+                    assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
+        await_shares(*workers)
+        traffic.assert_flows()
+    verdict(site, traffic)
+
+
 def await_shares(*workers: WorkerProcess) -> None:
     """Return when these workers have all four partitions open, each at least one."""
     most = 4 - len(workers) + 1
@@ -31,6 +78,6 @@ def await_shares(*workers: WorkerProcess) -> None:
     def fair(_status: int, body: str) -> bool:
         return any(f"livejobs_partitions_ready {share}.0" in body.splitlines() for share in range(1, most + 1))
 
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + 2 * SECONDS
     while sum(worker.poll("/metrics", fair).metric("livejobs_partitions_ready") for worker in workers) != 4:
         assert time.monotonic() < deadline

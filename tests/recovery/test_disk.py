@@ -1,0 +1,143 @@
+"""The worker's disk is full, its files are corrupt, held by another process, or another user's: it says so and ends, or makes its store anew; it never goes on with wrong state.
+
+How: a limit on the size of files stands for a full disk, a lock is held by the test, rights are taken away, and bytes of RocksDB's files are overwritten: of all that it needs to
+open, and in the middle of the rows, where only a read can notice.
+"""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from harness import Site, WorkerProcess
+from load import Load, Traffic
+from patched import patched
+from rocksdict import AccessType, Options, Rdict
+from verdict import verdict
+
+BIG = "x" * 20_000
+
+
+def assert_ends(worker: WorkerProcess, code: int, *words: str) -> None:
+    """It ends with one line that has all the words, and says no more of it."""
+    assert worker.wait() == code, worker.tail()
+    lines = [line for line in worker.output().splitlines() if all(word in line for word in words)]
+    assert lines, worker.tail()
+    assert "Traceback" not in worker.output(), worker.tail()
+
+
+def test_a_full_disk(site: Site) -> None:
+    worker = site.start("full", command=patched("file_bytes=1000000")).ready()
+    worker.expected_to_run = False  # it may end at any time
+    jobs = 0
+    while worker.process.poll() is None:
+        jobs += 500
+        assert jobs < 10_000, "20 KB each: more than is kept in memory"
+        messages = [("job-finish", f"big/{n % 8}", f'{{"uniqueid":"{n}","result":"pass","note":"{BIG}"}}'.encode()) for n in range(jobs - 500, jobs)]
+        site.load(messages, 2_000).result()
+    assert_ends(worker, 70, "can't be used", "File too large")
+    # It is still full: the restore says the same.
+    again = site.start("full", command=patched("file_bytes=1000000"))
+    assert_ends(again, 70, "can't be used", "File too large")
+    site.start("full").ready()
+    verdict(site)
+
+
+def filled(site: Site) -> tuple[Load, WorkerProcess]:
+    """A worker's disk with rows on it, compacted into files; the worker has stopped."""
+    load = Load(41, events=8_000)
+    worker = site.start(instanceid="one").ready()
+    assert site.load(load.messages, 8_000).result() == len(load.messages)
+    site.wait_for_no_lag()
+    assert worker.stop()[0] == 0
+    return load, worker
+
+
+def stores(site: Site) -> list[Path]:
+    """The folders of the partitions' stores."""
+    found = [path.parent for path in site.disk().glob("*/*/CURRENT")]
+    assert len(found) == site.partitions
+    return found
+
+
+def overwrite(path: Path, draw: random.Random, part: float) -> None:
+    """Replace some bytes from a part of the file on."""
+    with path.open("r+b") as file:
+        file.seek(int(path.stat().st_size * part))
+        file.write(draw.randbytes(64))
+
+
+@pytest.mark.parametrize("what", ["CURRENT", "MANIFEST-*", "*.sst"])
+def test_a_corrupt_store_is_made_anew(what: str, site: Site) -> None:
+    draw = random.Random(f"corrupt {what}")
+    load, _ = filled(site)
+    broken = stores(site)[:2]
+    for store in broken:
+        files = sorted(store.glob(what))
+        assert files
+        for file in files:
+            overwrite(file, draw, 0.0 if what == "CURRENT" else 0.9)  # of a table: what opening reads
+    worker = site.start(instanceid="one").ready()
+    assert worker.output().count("is corrupt, and made anew") == len(broken), worker.tail()
+    verdict(site, load)
+
+
+def test_rows_that_are_corrupt_are_noticed_when_they_are_read(site: Site) -> None:
+    draw = random.Random("rows")
+    load, _ = filled(site)
+    for store in stores(site):
+        for file in store.glob("*.sst"):
+            for part in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
+                overwrite(file, draw, part)
+    worker = site.start(instanceid="one")
+    again = Load(41, events=8_000)  # reads all of them
+    site.load(again.messages, 8_000)
+    ended = 0
+    while "made anew" not in worker.output() or worker.get("/ready")[0] != 200:
+        if worker.process.poll() is not None:
+            worker.expected_to_run = False
+            assert worker.process.returncode == 70, worker.tail()
+            ended += 1
+            assert ended <= 2 * site.partitions, worker.tail()
+            worker = site.start(instanceid="one")
+    verdict(site, load)
+
+
+def test_a_lock_that_another_holds(site: Site) -> None:
+    load, _ = filled(site)
+    store = stores(site)[0]
+    held = Rdict(str(store), Options(raw_mode=True), access_type=AccessType.read_write())
+    try:
+        assert_ends(site.start(instanceid="one"), 70, str(store), "lock")
+    finally:
+        held.close()
+    assert "made anew" not in site.workers[-1].output()
+    site.start(instanceid="one").ready()
+    verdict(site, load)
+
+
+def test_a_disk_of_another_user(site: Site) -> None:
+    load, _ = filled(site)
+    faults = ["nobody="] if os.getuid() == 0 else []
+    folders = [site.disk(), *(path for path in site.disk().rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        assert_ends(site.start(instanceid="one", command=patched(*faults)), 70, "can't be used", "ermission")
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+    site.start(instanceid="one").ready()
+    verdict(site, load)
+
+
+def test_a_disk_that_is_no_folder(site: Site) -> None:
+    site.disk().write_text("a file")
+    assert_ends(site.start(), 78, "[worker] datadir", "can't be used: File exists")
+    site.disk().unlink()
+    with Traffic(site, 42) as traffic:
+        site.start().ready()
+        traffic.assert_flows()
+    verdict(site, traffic)
+    shutil.rmtree(site.disk())

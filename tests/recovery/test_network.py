@@ -1,0 +1,95 @@
+"""The network between a worker and its broker is slow, tears connections, refuses them, or swallows all that is sent.
+
+The worker goes on when it can again, or ends and its successor does; it never stalls silently, and the records are exact. How: the worker reaches the broker through a
+small proxy of ours (`proxy.py`), the traffic and the readers directly.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Site
+from load import Traffic
+from proxy import ProxiedBroker, Proxy
+from supervisor import Supervisor
+from verdict import verdict
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
+    with ProxiedBroker(tmp_path_factory.mktemp("proxied")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def proxy(proxied: ProxiedBroker) -> Iterator[Proxy]:
+    with proxied.proxy(seed=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(proxied: ProxiedBroker, tmp_path: Path) -> Iterator[Site]:
+    """A site on the broker behind the proxy."""
+    with Site(proxied.bootstrap, tmp_path, partitions=4) as site:
+        yield site
+
+
+def through(proxy: Proxy) -> dict[str, str]:
+    """The broker as the worker finds it."""
+    return {"brokers": f"127.0.0.1:{proxy.port}"}
+
+
+def test_latency(far: Site, proxy: Proxy) -> None:
+    far.start(kafka=through(proxy)).ready()
+    with Traffic(far, 11, rate=500) as traffic:
+        proxy.delay_seconds_max = 0.2
+        traffic.assert_flows(3_000, seconds=60)
+    verdict(far, traffic)  # still slow
+
+
+def test_connections_are_torn_and_refused(far: Site, proxy: Proxy, soak: bool) -> None:
+    draw = random.Random("torn")
+    with Traffic(far, 12) as traffic, Supervisor(far, kafka=through(proxy), instanceid="one") as supervisor:
+        supervisor.ready()
+        for _ in range(60 if soak else 8):
+            proxy.tear()
+            time.sleep(draw.uniform(0, 1))
+            if draw.random() < 0.3:
+                proxy.refuse()
+                time.sleep(draw.uniform(0, 2))
+                proxy.heal()
+        traffic.assert_flows()
+    verdict(far, traffic)
+
+
+def test_a_cut_longer_than_the_session_and_another_worker_takes_over(far: Site, proxy: Proxy, soak: bool) -> None:
+    with Traffic(far, 13) as traffic:
+        with Supervisor(far, "cut", kafka=through(proxy)) as cut:
+            cut.ready()
+            other = far.start("other")
+            other.poll("/metrics", lambda _status, _body: other.metric("livejobs_partitions_ready") > 0)
+            proxy.swallow()
+            other.poll("/metrics", lambda _status, _body: other.metric("livejobs_partitions_ready") == far.partitions)
+            assert cut.worker.get("/ready")[0] != 200
+            traffic.assert_flows()
+            if soak:
+                traffic.assert_flows(200_000, seconds=300)
+            proxy.heal()
+        traffic.assert_flows()
+    verdict(far, traffic)
+
+
+def test_a_cut_with_nobody_else(far: Site, proxy: Proxy, soak: bool) -> None:
+    with Traffic(far, 14) as traffic, Supervisor(far, kafka=through(proxy)) as supervisor:
+        supervisor.ready()
+        for seconds in (10, 60, 200) if soak else (12,):
+            proxy.swallow()
+            time.sleep(seconds)  # that long is the cut
+            worker = supervisor.worker
+            assert worker.get("/ready")[0] != 200
+            proxy.heal()
+            supervisor.ready()
+            traffic.assert_flows()
+    verdict(far, traffic)
