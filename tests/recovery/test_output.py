@@ -5,6 +5,7 @@ topic's limit is lowered, or the worker's right to write is taken away (on a rea
 """
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -15,6 +16,7 @@ from secure import SecureBroker, SecureSite
 from verdict import verdict
 
 from livejobs.streams import topics
+from livejobs.streams.kafka import ENDS
 
 TOPIC, LITERAL, WRITE, DENY = 2, 3, 4, 2
 """Kafka's numbers."""
@@ -58,6 +60,12 @@ def test_a_limit_that_is_too_small(output: str, site: Site) -> None:
     else:
         assert site.stats("run", sent)["pass"] == 1
     verdict(site)
+
+
+def test_the_runbook_has_every_end() -> None:
+    runbook = (Path(__file__).resolve().parents[2] / "deploy" / "RUNBOOK.md").read_text(encoding="utf-8")
+    for text in ENDS.values():
+        assert text.split(";")[0] in runbook
 
 
 async def change_right(broker: SecureBroker, request: CreateAclsRequest | DeleteAclsRequest) -> None:
