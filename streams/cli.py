@@ -96,7 +96,7 @@ def _code_of(error: Exception) -> int | None:
         return BAD_CONFIG
     if "BrokerAwayError" in names or "KafkaError" in names:
         return AWAY
-    if names & {"BrokerError", "DemoError", "TopicsError", "VerifyError"}:
+    if names & {"BrokerError", "DemoError", "TopicsError", "TunnelError", "VerifyError"}:
         return AWAY
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("livejobs"):
         error.args = (f"{error.name} is not installed: this command needs `pip install livejobs[worker]`",)
@@ -243,6 +243,22 @@ def publish(  # noqa: PLR0913  its options
         from livejobs.streams import oneshot
 
         sys.exit(oneshot.run(config, kind, regression, files, ndjson=ndjson, as_json=as_json))
+
+
+@group.command(short_help="Run a farm's long-lived publisher.")
+@with_config
+def tunnel(config_file: str | None, settings: tuple[str, ...]) -> None:
+    """A long-lived publisher for a farm's head node. Ends on Ctrl-C or SIGTERM, when all that it took is safe.
+
+    Takes messages from the processes of this machine on the Unix socket [tunnel] socket, and over HTTP where [tunnel]
+    bind is set. `livejobs publish` and livejobs-tunnel go through it when it answers. What the broker can't take it
+    keeps in [tunnel] spool, and sends it later.
+    """
+    with told():
+        config = load(config_file, settings)
+        from livejobs.streams import tunnel as tunnel_module
+
+        sys.exit(tunnel_module.run(config))
 
 
 @group.command(short_help="Kill or hide a regression.")

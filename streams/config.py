@@ -124,11 +124,16 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The publisher. Without `spool` nothing is kept on disk when the broker is away."""
+    """The publisher. Without `spool` nothing is kept on disk when the broker is away.
+
+    `socket` is where the long-lived one listens, with the access rights `socketmode` (octal); `bind` is where it speaks
+    HTTP, too.
+    """
 
     spool: str | None = None
     spoolbytes: int = 1 << 30
     socket: str | None = None
+    socketmode: str = "0600"
     bind: str | None = None
 
 
@@ -360,13 +365,10 @@ def _check_ends(config: Config) -> None:
         _check_address("[kafka] brokers", broker.strip(), 1, "host:port, several with commas between them")
     _check_address("[worker] healthbind", config.worker.healthbind, 0, "host:port")
     _check_address("[web] bind", config.web.bind, 0, "host:port")
-    if config.tunnel.bind is not None:
-        _check_address("[tunnel] bind", config.tunnel.bind, 0, "host:port")
+    _check_tunnel(config.tunnel)
     if not 0 <= config.worker.tickseconds <= TICK_SECONDS_MAX:
         allowed = f"0 (no ticks) to {TICK_SECONDS_MAX:g}"
         raise ConfigError(f"[worker] tickseconds must be {allowed}, not {config.worker.tickseconds:g}")
-    if not 1 <= config.tunnel.spoolbytes < 2**63:
-        raise ConfigError(f"[tunnel] spoolbytes must be 1 to 2^63 - 1, not {config.tunnel.spoolbytes}")
     filled = {
         "[worker] datadir": config.worker.datadir,
         "[web] datadir": config.web.datadir,
@@ -380,10 +382,29 @@ def _check_ends(config: Config) -> None:
             raise ConfigError(f"{key} must not be empty")
 
 
+def _check_tunnel(tunnel: Tunnel) -> None:
+    if not 1 <= tunnel.spoolbytes < 2**63:
+        raise ConfigError(f"[tunnel] spoolbytes must be 1 to 2^63 - 1, not {tunnel.spoolbytes}")
+    if not re.fullmatch("0?[67][0-7]{2}", tunnel.socketmode):
+        raise ConfigError(f'[tunnel] socketmode must be octal digits like "0600", not {tunnel.socketmode!r}')
+    if tunnel.bind is None:
+        return
+    _check_address("[tunnel] bind", tunnel.bind, 0, "host:port")
+    host, _ = split_address(tunnel.bind)
+    if not is_loopback(host):
+        allowed = "on loopback (127.0.0.1, ::1 or localhost), for it asks for no login"
+        raise ConfigError(f"[tunnel] bind must be {allowed}; not {host!r}")
+
+
 def _check_address(key: str, text: str, port_min: int, form: str) -> None:
     host, port = split_address(text)
     if not host or re.search(r"[\s/,@]", host) or not port_min <= port <= 2**16 - 1:
         raise ConfigError(f"{key} must be {form} (port {port_min} to {2**16 - 1}), not {text!r}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address can only be this machine."""
+    return re.fullmatch(r"localhost|::1|127(\.[0-9]{1,3}){3}", host) is not None
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-import msgspec
-
 from livejobs.streams import spool as spooling
 from livejobs.streams.config import Config
+from livejobs.streams.outcome import Outcome
 from livejobs.streams.outgoing import Message
 from livejobs.streams.producer import BrokerAwayError
 from livejobs.streams.publish import Publisher, Undelivered
@@ -18,35 +17,6 @@ CONNECT_SECONDS = 2.0
 """With a spool nothing is lost by giving up soon, and a job that waits for a dead broker holds a slot of the farm."""
 
 
-class Tally(msgspec.Struct):
-    """How many messages, and which: source -> (how many of it, first line, last line)."""
-
-    count: int = 0
-    sources: dict[str, tuple[int, int, int]] = msgspec.field(default_factory=dict)
-
-    def add(self, messages: Sequence[Message]) -> None:
-        """Count them in."""
-        self.count += len(messages)
-        for message in messages:
-            name, line = message.source
-            count, first, _ = self.sources.get(name, (0, line, line))
-            self.sources[name] = (count + 1, first, line)
-
-
-class Outcome(msgspec.Struct):
-    """What became of the messages of one call; it grows while the call runs."""
-
-    sent: int = 0
-    resent: int = 0
-    """Of earlier calls, from the spool."""
-    kept: Tally = msgspec.field(default_factory=Tally)
-    undelivered: Tally = msgspec.field(default_factory=Tally)
-    reason: str | None = None
-    """Why some are kept or undelivered."""
-    full: str | None = None
-    """Why some could not be kept."""
-
-
 async def deliver(
     config: Config, chunks: AsyncIterator[Iterable[Message]], outcome: Outcome, say: Say = lambda _line: None
 ) -> None:
@@ -56,6 +26,8 @@ async def deliver(
     wrong is in the outcome.
     """
     spool = spooling.of(config, say)
+    if spool is not None:
+        outcome.keeper = f"{config.tunnel.spool}; the next call sends them"
     publisher = Publisher(config.kafka) if spool is None else Publisher(config.kafka, connect_seconds=CONNECT_SECONDS)
     try:
         if spool is None:
@@ -70,6 +42,7 @@ async def deliver(
             _keep(spool, error.messages, outcome)
     except SpoolError as error:
         outcome.reason = str(error)
+    outcome.lost = outcome.lost or (spool is None and outcome.reason is not None)
     async for chunk in chunks:
         if outcome.reason is not None:
             _keep(spool, list(chunk), outcome)
@@ -96,7 +69,7 @@ async def _send(
         async with publisher:
             if spool is not None and spool.sender is not None:
                 await _drain(publisher, outcome, spool)
-            before = publisher.acknowledged
+            before = publisher.acknowledged - outcome.sent
             try:
                 async for _ in _posted(publisher, chunks):
                     outcome.sent = publisher.acknowledged - before
@@ -146,8 +119,8 @@ def _keep(spool: Spool | None, messages: Sequence[Message], outcome: Outcome) ->
             spool.append(messages)
             kept = len(messages)
         except SpoolFullError as error:
-            outcome.full, kept = str(error), error.kept
+            outcome.full, outcome.lost, kept = str(error), True, error.kept
         except SpoolError as error:
-            outcome.full = str(error)
+            outcome.full, outcome.lost = str(error), True
     outcome.kept.add(messages[:kept])
     outcome.undelivered.add(messages[kept:])

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
-from livejobs.streams import delivery, inputs, messages
+from livejobs.streams import inputs, messages, through
 from livejobs.streams.config import Config
+from livejobs.streams.outcome import Outcome, Tally
 from livejobs.streams.outgoing import Lines, Message, Source, check_target, checked
+from livejobs.streams.talk import say
 
 DONE, BAD_DATA, AWAY, KEPT = 0, 65, 69, 75
 SEVERITY = (DONE, KEPT, BAD_DATA, AWAY)
@@ -49,7 +51,7 @@ class _Call:
 
     def __init__(self, config: Config, kind: str, regression: str, *, ndjson: bool) -> None:
         self._config, self._kind, self._regression, self._ndjson = config, kind, regression, ndjson
-        self._outcome = delivery.Outcome()
+        self._outcome = Outcome()
         self._bad = 0
         self._errors: list[dict[str, str]] = []
         self._cut: str | None = None
@@ -73,7 +75,7 @@ class _Call:
     async def _deliver(self, chunks: AsyncIterator[Iterable[Message]]) -> None:
         progress = asyncio.create_task(self._show_progress()) if sys.stderr.isatty() else None
         try:
-            await delivery.deliver(self._config, chunks, self._outcome, _say)
+            await through.deliver(self._config, chunks, self._outcome)
         finally:
             if progress is not None:
                 progress.cancel()
@@ -125,7 +127,7 @@ class _Call:
         descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY)
         try:
             if name == "-" and os.isatty(descriptor):
-                _say("reading standard input; Ctrl-D ends it")
+                say("reading standard input; Ctrl-D ends it")
             blocks = self._until_lost(name, descriptor)
             async for part in self._lines(name, blocks) if self._ndjson else self._whole(name, blocks):
                 yield part
@@ -137,10 +139,9 @@ class _Call:
 
     async def _until_lost(self, name: str, descriptor: int) -> AsyncIterator[bytes]:
         """The input's blocks; a pipe, which may have no end, only while what it says is delivered or kept."""
-        outcome, spooling = self._outcome, bool(self._config.tunnel.spool)
         endless = inputs.is_endless(descriptor)
         async for block in inputs.blocks(descriptor):
-            if endless and self._ndjson and outcome.reason is not None and (not spooling or outcome.full is not None):
+            if endless and self._ndjson and self._outcome.lost:
                 self._cut = _shown(name)
                 return
             yield block
@@ -164,7 +165,7 @@ class _Call:
 
     def _refuse(self, source: Source, reject: messages.Reject) -> None:
         self._bad += 1
-        _say(f"{source}: {reject}" if source.name else str(reject))
+        say(f"{source}: {reject}" if source.name else str(reject))
         if len(self._errors) < ERRORS_LISTED_MAX:
             self._errors.append({"source": str(source), "code": reject.code, "message": reject.message})
 
@@ -183,19 +184,19 @@ class _Call:
     def _tell(self) -> None:
         outcome = self._outcome
         if outcome.reason is not None:
-            _say(outcome.reason)
-        if outcome.full is not None:
-            _say(outcome.full)
+            say(outcome.reason)
+        if outcome.full not in (None, outcome.reason):
+            say(outcome.full)
         if outcome.resent:
-            _say(f"sent {_messages(outcome.resent)} from the spool")
+            say(f"sent {_messages(outcome.resent)} from the spool")
         if outcome.sent:
-            _say(f"sent {_messages(outcome.sent)}")
+            say(f"sent {_messages(outcome.sent)}")
         if outcome.kept.count:
-            _say(f"kept {_messages(outcome.kept.count)} in {self._config.tunnel.spool}; the next call sends them")
+            say(f"kept {_messages(outcome.kept.count)} in {outcome.keeper}")
         for line in _listed(outcome.undelivered):
-            _say(f"not delivered: {line}")
+            say(f"not delivered: {line}")
         if self._cut is not None:
-            _say(f"not delivered: the rest of {self._cut}, which was not read")
+            say(f"not delivered: the rest of {self._cut}, which was not read")
 
     def _report(self, code: int) -> dict[str, object]:
         outcome = self._outcome
@@ -211,7 +212,7 @@ class _Call:
         }
 
 
-def _listed(tally: delivery.Tally) -> Iterator[str]:
+def _listed(tally: Tally) -> Iterator[str]:
     for number, (name, (count, first, last)) in enumerate(tally.sources.items()):
         if number == SOURCES_SHOWN_MAX:
             yield f"and {len(tally.sources) - number} more, {_messages(tally.count)} in all"
@@ -225,8 +226,3 @@ def _messages(count: int) -> str:
 
 def _shown(name: str) -> str:
     return STANDARD_INPUT if name == "-" else name
-
-
-def _say(line: str) -> None:
-    # A file's name may have bytes that are no UTF-8.
-    sys.stderr.write(f"livejobs: {line}\n".encode("utf-8", "backslashreplace").decode())

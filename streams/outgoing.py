@@ -77,17 +77,22 @@ class Lines:
     """The messages that NDJSON text holds, a body a line: an iterator that checks each line when it comes to it.
 
     `first` is the source of the first line. `refuse` is told of each bad one, which is left out, as blank lines are.
+    Making one raises messages.Reject where no line could be good: of the type, the regression's name, the headers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  where to, what, where from
         self,
         kind: str,
         regression: str,
         data: bytes,
         first: Source,
         refuse: Callable[[Source, messages.Reject], None],
+        *,
+        headers: Headers = (),
     ) -> None:
-        self.kind, self.regression, self.data = kind, regression, data
+        check_target(kind, regression)
+        check_headers(headers)
+        self.kind, self.regression, self.data, self.headers = kind, regression, data, headers
         self.name, self.line = first
         self.at = 0
         """Where the next line begins; `line` is its number."""
@@ -116,7 +121,7 @@ class Lines:
         if not body or body.isspace():
             return None
         try:
-            return checked(self.kind, self.regression, body, source=source)
+            return checked(self.kind, self.regression, body, self.headers, source)
         except messages.Reject as reject:
             self._refuse(source, reject)
             return None

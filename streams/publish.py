@@ -82,7 +82,8 @@ class Publisher:
         self._sealed: dict[int, deque[Batch]] = {}
         self._pumps: dict[int, asyncio.Task[None]] = {}
         self._bytes = 0
-        self._taken = 0
+        self.taken = 0
+        """How many messages it was given: acknowledged, on the way, or told as undelivered."""
         self._changed = asyncio.Event()
         self._failure: str | None = None
         self._undelivered: list[Message] = []
@@ -109,17 +110,17 @@ class Publisher:
 
     async def post(self, message: Message) -> None:
         """Take a message that is checked; otherwise as `send`."""
+        self.taken += 1
         self._raise_if_failed(message)
         kind, regression, body, headers, source = message
         where = self._target(kind, regression, headers)
-        self._taken += 1
         batch = self._open.get(where.partition)
         before = batch.size if batch is not None else 0
-        if batch is None or not batch.add(self._taken, where, body, source):
+        if batch is None or not batch.add(self.taken, where, body, source):
             batch, before = self._open_batch(where.partition), 0
-            batch.add(self._taken, where, body, source)
+            batch.add(self.taken, where, body, source)
         self._bytes += batch.size - before
-        if self._taken % MESSAGES_A_TURN == 0 or self._bytes > IN_FLIGHT_BYTES_MAX:
+        if self.taken % MESSAGES_A_TURN == 0 or self._bytes > IN_FLIGHT_BYTES_MAX:
             await self._turn()
 
     async def post_all(self, chunk: Iterator[Message]) -> None:
@@ -132,7 +133,7 @@ class Publisher:
             await self.post(message)
 
     async def _post_lines(self, lines: Lines) -> None:
-        where = self._target(lines.kind, lines.regression, ())
+        where = self._target(lines.kind, lines.regression, lines.headers)
         singles = 0
         while not lines.is_over():
             self._raise_if_failed()
@@ -149,8 +150,8 @@ class Publisher:
         """Take what a batch can take of them at once; whether that was something."""
         batch = self._open.get(where.partition) or self._open_batch(where.partition)
         before = batch.size
-        count, full = batch.add_lines(self._taken + 1, where, lines)
-        self._taken += count
+        count, full = batch.add_lines(self.taken + 1, where, lines)
+        self.taken += count
         self._bytes += batch.size - before
         if full:
             self._seal(where.partition)
@@ -242,6 +243,11 @@ class Publisher:
         async with asyncio.timeout_at(batch.deadline):
             acknowledgement = await producer.send_batch(leaving, self._topic, partition=partition)
             await acknowledgement
+
+    def give_up(self, reason: str) -> None:
+        """Fail now: what has no acknowledgement yet is undelivered. Whoever waits is told."""
+        self._fail(reason)
+        self._changed.set()
 
     def _fail(self, reason: str) -> None:
         if self._failure is not None:

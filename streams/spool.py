@@ -78,6 +78,12 @@ class Spool:
             sent, end = self._header()
         return sent == end
 
+    def backlog_bytes(self) -> int:
+        """How much of it is to be sent."""
+        with self._locked():
+            sent, end = self._header()
+        return end - sent
+
     def append(self, messages: Sequence[Message]) -> None:
         """Keep all messages: they are on disk when this returns. Raises SpoolFullError, SpoolError (none is kept)."""
         records = [_framed(message) for message in messages]
@@ -113,13 +119,13 @@ class Spool:
         return True
 
     def sending_ends(self) -> None:
-        """Let others send. A log that was sent in part is made shorter when at least half of it is of no use."""
+        """Let others send, and shorten the log."""
         sender, self.sender = self.sender, None
         if sender is None:
             return
         with sender:
             try:
-                self._shorten()
+                self.shorten()
             except SpoolError as error:
                 self._say(str(error))  # no harm: the log stays as long as it is
 
@@ -194,11 +200,12 @@ class Spool:
             self._write_header(file, HEADER.size, HEADER.size)
         self._replace(new)
 
-    def _shorten(self) -> None:
+    def shorten(self) -> bool:
+        """Cut off what is sent, where that is at least half of it; whether it was. Only for who sends."""
         with self._locked():
             sent, end = self._header()
             if sent - HEADER.size < end - sent or sent == HEADER.size:
-                return
+                return False
             new = self.path.with_suffix(".new")
             with self._file() as old, new.open("wb") as file:
                 file.seek(HEADER.size)
@@ -208,6 +215,7 @@ class Spool:
                 _sync(file)
                 self._write_header(file, HEADER.size, HEADER.size + end - sent)
             self._replace(new)
+            return True
 
     def _replace(self, new: Path) -> None:
         new.replace(self.path)
