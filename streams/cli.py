@@ -99,7 +99,8 @@ def _code_of(error: Exception) -> int | None:
     if names & {"BrokerError", "DemoError", "TopicsError", "TunnelError", "VerifyError"}:
         return AWAY
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("livejobs"):
-        error.args = (f"{error.name} is not installed: this command needs `pip install livejobs[worker]`",)
+        extra = "tunnel" if error.name == "aiohttp" else "worker"
+        error.args = (f"{error.name} is not installed: this command needs `pip install livejobs[{extra}]`",)
         return AWAY
     return None
 

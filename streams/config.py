@@ -126,8 +126,8 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The publisher. Without `spool` nothing is kept on disk when the broker is away.
 
-    `socket` is where the long-lived one listens, with the access rights `socketmode` (octal); `bind` is where it speaks
-    HTTP, too.
+    `socket` is where the long-lived one listens, with the access rights `socketmode` (octal); `bind` is where it
+    listens, too. All three may be empty, which is the same as missing.
     """
 
     spool: str | None = None
@@ -375,7 +375,6 @@ def _check_ends(config: Config) -> None:
         "[web] tokenfile": config.web.tokenfile,
         "[web] trustedheader": config.web.trustedheader,
         "[web] adminrole": config.web.adminrole,
-        "[tunnel] socket": config.tunnel.socket,
     }
     for key, value in filled.items():
         if value == "":
@@ -387,7 +386,7 @@ def _check_tunnel(tunnel: Tunnel) -> None:
         raise ConfigError(f"[tunnel] spoolbytes must be 1 to 2^63 - 1, not {tunnel.spoolbytes}")
     if not re.fullmatch("0?[67][0-7]{2}", tunnel.socketmode):
         raise ConfigError(f'[tunnel] socketmode must be octal digits like "0600", not {tunnel.socketmode!r}')
-    if tunnel.bind is None:
+    if not tunnel.bind:
         return
     _check_address("[tunnel] bind", tunnel.bind, 0, "host:port")
     host, _ = split_address(tunnel.bind)

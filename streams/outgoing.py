@@ -126,6 +126,13 @@ class Lines:
             self._refuse(source, reject)
             return None
 
+    def end_of(self, size: int) -> int:
+        """Where the next lines end that have together at most `size` bytes; at least one line."""
+        if len(self.data) - self.at <= size:
+            return len(self.data)
+        end = self.data.rfind(b"\n", self.at, self.at + size) + 1 or self.data.find(b"\n", self.at) + 1
+        return end or len(self.data)
+
     def skip(self, at: int, lines: int) -> None:
         """Go on at a later place; so many lines have been taken in another way."""
         self.at = at

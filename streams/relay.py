@@ -6,18 +6,20 @@ into the spool, with one sync for all that has come, and is answered then. The s
 back, and everything that comes meanwhile goes behind it; only when it is empty are requests sent directly again. So no
 message overtakes another one of its regression.
 
-What is not answered is not promised: a client that gets no answer, because we were killed, sends again in another way.
+What is not answered is not promised: a client that gets no answer sends again in another way, maybe something newer
+behind it. So what its client no longer waits for is neither sent nor kept.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from livejobs.streams import messages
+from livejobs.streams.answer import ERRORS_MAX, Answer, Error
 from livejobs.streams.config import Config, ConfigError
-from livejobs.streams.framing import ERRORS_MAX, Answer, Error, Request
-from livejobs.streams.outgoing import Lines, Message, Source, checked
+from livejobs.streams.outgoing import Headers, Lines, Message, Source, checked
 from livejobs.streams.producer import BrokerAwayError
 from livejobs.streams.publish import Publisher, Undelivered
 from livejobs.streams.spool import CHUNK_BYTES, Say, Spool, SpoolError, SpoolFullError
@@ -27,6 +29,8 @@ QUEUE_BYTES_MAX = 32 * 1024 * 1024
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 REQUEST_OVERHEAD_BYTES = 1024
 """Memory of a request beside its body, about."""
+REQUEST_SECONDS_MAX = 40.0
+"""How old a request may be when it is sent or kept. Our client waits longer."""
 DELIVERY_SECONDS = 10.0
 """With a spool nothing is lost by giving up soon."""
 PAUSE_SECONDS = 0.5
@@ -36,23 +40,33 @@ LOOK_SECONDS = 1.0
 """How often we look whether another process has put something into the spool, and whether a disk that failed works."""
 
 
-class Work:
-    """One request: what of its messages is still to be taken, and its answer, which is `done` when it may be given."""
+class Request(NamedTuple):
+    """A message, or with `lines` one a line of `body`, to be taken until `deadline` (the event loop's time)."""
 
-    def __init__(self, number: int, request: Request, body: bytes) -> None:
+    kind: str
+    regression: str
+    body: bytes
+    lines: bool
+    headers: Headers
+    deadline: float
+
+
+class Work:
+    """A request at work: what of its messages is still to be taken, and its answer, `done` when it may be given."""
+
+    def __init__(self, number: int, request: Request) -> None:
+        kind, regression, body, lines, headers, self._deadline = request
         self.size = len(body) + REQUEST_OVERHEAD_BYTES
         self.answer = Answer()
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.good = 0
         self.rest: Iterator[Message] = iter(())
-        headers = tuple((name, text.encode()) for name, text in request.headers.items())
-        kind, name = request.kind, str(number)
+        name = str(number)
         try:
-            if request.lines:
-                first = Source(name, 1)
-                self.rest = Lines(kind, request.regression, body, first, self._refuse, headers=headers)
+            if lines:
+                self.rest = Lines(kind, regression, body, Source(name, 1), self._refuse, headers=headers)
             else:
-                self.rest = iter([checked(kind, request.regression, body, headers, Source(name))])
+                self.rest = iter([checked(kind, regression, body, headers, Source(name))])
         except messages.Reject as reject:
             self._refuse(Source(name), reject)
 
@@ -61,12 +75,16 @@ class Work:
         if len(self.answer.errors) < ERRORS_MAX:
             self.answer.errors.append(Error(source.line, reject.code, reject.message))
 
-    def finish(self, reason: str | None) -> None:
+    def is_void(self) -> bool:
+        """Whether its client waits no longer, as far as we know: we may have been frozen."""
+        return self.done.cancelled() or asyncio.get_running_loop().time() > self._deadline
+
+    def finish(self, reason: str) -> None:
         """All is decided: the answer may be given."""
         self.answer.sent = self.good - self.answer.kept - self.answer.refused
         if self.answer.kept or self.answer.refused:
             self.answer.reason = reason
-        if not self.done.done():  # its connection may be gone
+        if not self.done.done():
             self.done.set_result(self.answer)
 
 
@@ -85,7 +103,7 @@ class Relay:
         self._order = asyncio.Lock()
         """Held by whoever decides about the order: a group on its way, or the end of the spool."""
         self._publisher: Publisher | None = None
-        """Where requests go directly; None: into the spool."""
+        """Where requests go directly; None: into the spool. `_open` tells whether that still holds."""
         self._connected: Publisher | None = None
         self._reason = "the broker has not answered yet"
         self._full: str | None = None
@@ -94,6 +112,8 @@ class Relay:
         self._refused = 0
         self._said: set[str] = set()
         self._closing = False
+        self.settled = asyncio.Event()
+        """Set when it is known for the first time whether the broker takes messages."""
 
     async def room(self, size: int) -> None:
         """Reserve the memory of a request; waits where there is too little. `put` or `unused` must follow."""
@@ -107,10 +127,10 @@ class Relay:
         """The memory reserved for a request that did not come."""
         self._free(size + REQUEST_OVERHEAD_BYTES)
 
-    def put(self, request: Request, body: bytes) -> asyncio.Future[Answer]:
-        """Take a request with reserved memory; the future is its answer."""
+    def put(self, request: Request) -> asyncio.Future[Answer]:
+        """Take a request with reserved memory; the future is its answer. Cancelled: nobody waits for it."""
         self._numbers += 1
-        work = Work(self._numbers, request, body)
+        work = Work(self._numbers, request)
         self._queue.append((self._numbers, work))
         self._came.set()
         return work.done
@@ -157,9 +177,10 @@ class Relay:
     async def _process(self, group: dict[str, Work]) -> str:
         """Send or keep a group, and note that in the answers; returns why not all was sent."""
         left: list[Message] = []
-        if self._publisher is not None:
+        publisher = await self._open()
+        if publisher is not None:
             try:
-                await self._send(self._publisher, group)
+                await self._send(publisher, group)
             except Undelivered as error:
                 left = error.messages
                 self._lose(str(error))
@@ -171,8 +192,21 @@ class Relay:
             await self._keep(group, left)
         return self._full or self._reason
 
+    async def _open(self) -> Publisher | None:
+        """Where requests go directly; None while the spool holds something, which another process may have kept."""
+        if self._publisher is not None:
+            try:
+                if not await asyncio.to_thread(self._spool.is_empty):
+                    self._publisher, self._reason = None, f"what is in {self._spool.path} is sent first"
+            except SpoolError as error:
+                self._publisher, self._reason = None, str(error)
+        return self._publisher
+
     async def _send(self, publisher: Publisher, group: dict[str, Work]) -> None:
+        """Raises Undelivered."""
         for work in group.values():
+            if work.is_void():
+                continue
             before = publisher.taken
             try:
                 await publisher.post_all(work.rest)
@@ -182,12 +216,13 @@ class Relay:
 
     async def _keep(self, group: dict[str, Work], left: list[Message]) -> None:
         """Into the spool, those that fit in: the first ones. What does not is refused."""
+        wanted = [message for message in left if not group[message.source.name].is_void()]
         kept = 0
         now = asyncio.get_running_loop().time()
         if self._full is None or now > self._full_until:
             try:
-                await asyncio.to_thread(self._spool.append, left)
-                kept, self._full = len(left), None
+                await asyncio.to_thread(self._spool.append, wanted)
+                kept, self._full = len(wanted), None
             except SpoolFullError as error:
                 # Until there is room, also what would fit in is refused: it would overtake what was.
                 kept, self._full, self._full_until = error.kept, str(error), math.inf
@@ -195,13 +230,13 @@ class Relay:
                 self._full, self._full_until = str(error), now + LOOK_SECONDS
         if self._full is not None:
             self._tell(f"{self._full}; messages are refused")
-        self._refused += len(left) - kept
-        for index, message in enumerate(left):
-            answer = group[message.source.name].answer
-            if index < kept:
-                answer.kept += 1
-            else:
-                answer.refused += 1
+        self._refused += len(wanted) - kept
+        for message in wanted[:kept]:
+            group[message.source.name].answer.kept += 1
+        for message in left:
+            group[message.source.name].answer.refused += 1
+        for work in group.values():
+            work.answer.refused -= work.answer.kept
 
     def _lose(self, reason: str) -> None:
         self._reason = reason
@@ -230,6 +265,7 @@ class Relay:
                 self._reason = str(error)
                 self._tell(f"{error}; what comes is kept in {self._spool.path}")
             self._connected = None
+            self.settled.set()
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
@@ -243,6 +279,7 @@ class Relay:
             while not await asyncio.to_thread(self._spool.is_empty):
                 sent += await self._drain_chunk(publisher)
             self._full, self._publisher = None, publisher
+        self.settled.set()
         refused, self._refused = self._refused, 0
         told = (f"{sent:,} messages from the spool are sent", f"{refused:,} were refused")
         more = "".join(f"; {part}" for part, count in zip(told, (sent, refused), strict=True) if count)
@@ -259,11 +296,10 @@ class Relay:
         return len(oldest)
 
     async def _wait_for_a_change(self, publisher: Publisher) -> None:
-        """Return when no request may go directly any more: the broker is gone, or another process kept something."""
+        """Return when requests no longer go directly: the broker is gone, or another process has kept something."""
         while self._publisher is publisher:
             try:
                 await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
             except TimeoutError:
                 async with self._order:
-                    if self._publisher is publisher and not await asyncio.to_thread(self._spool.is_empty):
-                        self._publisher = None
+                    await self._open()

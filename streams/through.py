@@ -1,43 +1,39 @@
-"""Messages of one call: through the tunnel where one answers, and directly where none does, or where it stops to."""
+"""Messages of one call: through the tunnel where one answers, and directly where none does."""
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 
-import msgspec
-
+from livejobs.streams import tunnel_client
+from livejobs.streams.answer import BODY_BYTES_MAX, Answer
 from livejobs.streams.config import Config
-from livejobs.streams.framing import Answer
 from livejobs.streams.outcome import Outcome
-from livejobs.streams.outgoing import Headers, Lines, Message, Source
+from livejobs.streams.outgoing import Lines, Message
 from livejobs.streams.talk import say
-from livejobs.streams.tunnel_client import TunnelClient, TunnelGoneError, connect
-from livejobs.tables.compiled import native
+from livejobs.streams.tunnel_client import NoTunnelError, TunnelGoneError
 
-BLOCK_BYTES = 256 * 1024
-"""Of a request with many lines, about."""
+BLOCK_BYTES = 512 * 1024
+"""Of a request with many messages, about."""
 KEEPER = "the tunnel's spool; it sends them"
 
 
 async def deliver(config: Config, chunks: AsyncIterator[Iterable[Message]], outcome: Outcome) -> None:
     """As `delivery.deliver`. Raises ConfigError."""
-    if config.tunnel.socket is not None:
+    if config.tunnel.socket:
+        call = _Call(config.tunnel.socket, outcome)
         try:
-            client = await connect(config.tunnel.socket)
-        except TunnelGoneError:
-            pass  # it is an offer: without it all works as well
+            await call.send_all(chunks)
+        except TunnelGoneError as error:
+            if not isinstance(error, NoTunnelError) or call.answered:
+                say(f"{error}; going on without it")
+            chunks = call.left(chunks)
         else:
-            call = _Call(client, outcome)
-            async with client:
-                await call.send_all(chunks)
-            if call.gone is None:
-                return
-            say(f"{call.gone}; going on without it")
-            chunks = call.rest(chunks)
-            if outcome.full is not None:
-                async for chunk in chunks:  # they must not overtake what was refused
-                    outcome.undelivered.add(list(chunk))
-                return
+            return
+        overtaken = outcome.kept.count and not config.tunnel.spool
+        if overtaken:
+            outcome.reason = "what the tunnel has kept must not be overtaken, and there is no [tunnel] spool of ours"
+        if overtaken or outcome.full is not None:
+            async for chunk in chunks:
+                outcome.undelivered.add(list(chunk))
+            return
     # It loads the Kafka client, which takes longer than all that the tunnel needs of us.
     from livejobs.streams import delivery  # noqa: PLC0415
 
@@ -45,149 +41,99 @@ async def deliver(config: Config, chunks: AsyncIterator[Iterable[Message]], outc
 
 
 class _Call:
-    """Sends chunks, and keeps what the tunnel has not answered."""
+    """Sends chunks, one request after the other; `left` is what has no answer."""
 
-    def __init__(self, client: TunnelClient, outcome: Outcome) -> None:
-        self._client, self._outcome = client, outcome
-        self._waiting: deque[_Block] = deque()
-        self._chunk: Iterable[Message] = ()
-        self.gone: str | None = None
-        """Why the tunnel takes no more."""
+    def __init__(self, path: str, outcome: Outcome) -> None:
+        self._path, self._outcome = path, outcome
+        self._rest: Iterable[Message] = ()
+        self.answered = False
 
     async def send_all(self, chunks: AsyncIterator[Iterable[Message]]) -> None:
-        """Until all is answered, or the tunnel is gone."""
+        """Return when all is answered. Raises TunnelGoneError."""
         async for chunk in chunks:
-            self._chunk = rest = iter(chunk)
-            for block in _blocks(rest):
-                if self._outcome.full is not None:  # what is refused must not be overtaken
-                    self._outcome.undelivered.add(block.messages())
-                    continue
-                await block.send(self._client)
-                self._waiting.append(block)
-                self._sort()
-                if self.gone is not None:
-                    return
-            self._sort()
-        while self._waiting and self.gone is None:
-            await self._waiting[0].answered()
-            self._sort()
+            if isinstance(chunk, Lines):
+                self._rest = chunk
+                await self._send_lines(chunk)
+            else:
+                self._rest = messages = list(chunk)
+                await self._send_messages(messages)
 
-    async def rest(self, chunks: AsyncIterator[Iterable[Message]]) -> AsyncIterator[Iterable[Message]]:
+    async def left(self, chunks: AsyncIterator[Iterable[Message]]) -> AsyncIterator[Iterable[Message]]:
         """What the tunnel has not answered, and all that comes behind it."""
-        for block in self._waiting:
-            yield block.messages()
-        yield self._chunk
+        yield self._rest
         async for chunk in chunks:
             yield chunk
 
-    def _sort(self) -> None:
-        """Note what the answers that are there say."""
-        while self._waiting and self.gone is None:
-            try:
-                answer = self._waiting[0].answer()
-            except TunnelGoneError as error:
-                self.gone = str(error)
-                return
-            if answer is None:
-                return
-            self._note(self._waiting.popleft(), answer)
-
-    def _note(self, block: "_Block", answer: Answer) -> None:
-        outcome = self._outcome
-        outcome.sent += answer.sent
-        if not (answer.kept or answer.refused or answer.bad):
-            return
-        messages = block.messages()
-        # Ours are checked; a tunnel of another version may be stricter.
-        bad = {error.line for error in answer.errors}
-        outcome.undelivered.add([message for index, message in enumerate(messages, 1) if index in bad or 0 in bad])
-        good = [message for index, message in enumerate(messages, 1) if index not in bad and 0 not in bad]
-        end = len(good) - answer.refused
-        outcome.kept.add(good[end - answer.kept : end])
-        outcome.undelivered.add(good[end:])
-        outcome.keeper = KEEPER
-        outcome.reason = answer.reason or f"the tunnel refuses: {answer.errors[0].message}"
-        if answer.refused:
-            outcome.full, outcome.lost = outcome.reason, True
-
-
-class _Block(msgspec.Struct):
-    """A request: one message, or with `lines` one a line; `marks` are runs of places: the first, and how many."""
-
-    kind: str
-    regression: str
-    headers: Headers
-    body: bytes
-    marks: list[tuple[Source, int]]
-    lines: bool = False
-    future: asyncio.Future[Answer] | None = None
-
-    async def send(self, client: TunnelClient) -> None:
-        """Send it; waits while too much is not answered."""
-        headers = {name: value.decode() for name, value in self.headers}
-        self.future = await client.send(self.kind, self.regression, self.body, lines=self.lines, headers=headers)
-
-    def answer(self) -> Answer | None:
-        """Its answer, if it is there. Raises TunnelGoneError."""
-        return self.future.result() if self.future is not None and self.future.done() else None
-
-    async def answered(self) -> None:
-        """Return when there is an answer, or will be none."""
-        if self.future is not None:
-            await asyncio.wait({self.future})
-
-    def messages(self) -> list[Message]:
-        """What is in it."""
-        bodies = self.body.split(b"\n")[:-1] if self.lines else [self.body]
-        sources = (
-            Source(first.name, first.line + index if first.line else 0)
-            for first, count in self.marks
-            for index in range(count)
-        )
-        return [
-            Message(self.kind, self.regression, body.strip(), self.headers, source)
-            for body, source in zip(bodies, sources, strict=True)
-        ]
-
-
-def _blocks(chunk: Iterator[Message]) -> Iterator[_Block]:
-    """All of a chunk; what is not asked for stays in it."""
-    if isinstance(chunk, Lines):
-        while not chunk.is_over():
-            block = _lines_block(chunk)
-            if block.marks:
-                yield block
-        return
-    for message in chunk:
-        kind, regression, body, headers, source = message
-        yield _Block(kind, regression, headers, body, [(source, 1)])
-
-
-def _lines_block(lines: Lines) -> _Block:
-    """The good ones of the next lines, as many as go into a request."""
-    parts: list[bytes] = []
-    marks: list[tuple[Source, int]] = []
-    size = 0
-    while not lines.is_over() and size < BLOCK_BYTES:
-        here = Source(lines.name, lines.line)
-        end, count = _plain(lines)
-        if count:
-            part = lines.data[lines.at : end]
-            lines.skip(end, count)
-        else:
-            message, count = lines.take(), 1
-            if message is None:
+    async def _send_lines(self, lines: Lines) -> None:
+        """As they are: the tunnel checks them, and we do only where it finds one bad, or does not send all."""
+        while not lines.is_over() and self._outcome.full is None:
+            end = lines.end_of(BLOCK_BYTES)
+            block = lines.data[lines.at : end]
+            if len(block) > BODY_BYTES_MAX:
+                lines.take()  # a line, and too long for a message
                 continue
-            part = message.body + b"\n"
-        parts.append(part)
-        marks.append((here, count))
-        size += len(part)
-    return _Block(lines.kind, lines.regression, lines.headers, b"".join(parts), marks, lines=True)
+            answer = await self._ask(lines.kind, lines.regression, block, lines=True)
+            if answer.bad or answer.kept or answer.refused:
+                messages = []
+                while lines.at < end:
+                    message = lines.take()
+                    if message is not None:
+                        messages.append(message)
+                self._note(messages, answer)
+            else:
+                self._outcome.sent += answer.sent
+                lines.skip(end, block.count(b"\n"))
+        self._refuse(list(lines))
+
+    async def _send_messages(self, messages: list[Message]) -> None:
+        """Of one type and regression; several in a request where that can be."""
+        while messages and self._outcome.full is None:
+            count, body = _packed(messages)
+            kind, regression, *_ = messages[0]
+            answer = await self._ask(kind, regression, body, lines=count > 1)
+            self._note(messages[:count], answer)
+            del messages[:count]
+        self._refuse(messages)
+
+    async def _ask(self, kind: str, regression: str, body: bytes, *, lines: bool) -> Answer:
+        answer = await tunnel_client.publish(self._path, kind, regression, body, lines=lines)
+        self.answered = True
+        return answer
+
+    def _note(self, messages: list[Message], answer: Answer) -> None:
+        """What became of good messages."""
+        outcome = self._outcome
+        kept = answer.sent + answer.kept
+        if kept + answer.refused != len(messages):  # a tunnel of another version has other rules
+            first = f": {answer.errors[0].message}" if answer.errors else ""
+            outcome.reason = f"the tunnel finds bad what we find good{first}"
+            outcome.undelivered.add(messages)
+            return
+        outcome.sent += answer.sent
+        if answer.kept:
+            outcome.kept.add(messages[answer.sent : kept])
+            outcome.keeper = KEEPER
+        if answer.reason is not None:
+            outcome.reason = answer.reason
+        if answer.refused:
+            outcome.full, outcome.lost = answer.reason or "the tunnel refuses", True
+            self._refuse(messages[kept:])
+
+    def _refuse(self, messages: list[Message]) -> None:
+        """Not delivered; nothing behind them is either, or it would overtake them."""
+        self._outcome.undelivered.add(messages)
 
 
-def _plain(lines: Lines) -> tuple[int, int]:
-    """Where the next lines end that are good at first sight, and how many they are."""
-    if native is None or lines.kind not in ("job-live", "job-finish"):
-        return lines.at, 0
-    end, count, _ = native.Packer(BLOCK_BYTES).lines(b"", b"", lines.kind == "job-finish", lines.data, lines.at)
-    return end, count
+def _packed(messages: list[Message]) -> tuple[int, bytes]:
+    """The first ones of them in a request: how many, and its body."""
+    parts: list[bytes] = []
+    size = 0
+    for message in messages:
+        # A blank line is no message, and a line has one end: good JSON has line breaks only where spaces may be, too.
+        if not message.body or size + len(message.body) > BLOCK_BYTES:
+            break
+        parts.append(message.body.replace(b"\n", b" "))
+        size += len(message.body)
+    if len(parts) > 1:
+        return len(parts), b"\n".join(parts)
+    return 1, messages[0].body

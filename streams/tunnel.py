@@ -1,18 +1,18 @@
-"""`livejobs tunnel`: a farm's long-lived publisher, on a Unix socket, and over HTTP on loopback where that is wanted.
+"""`livejobs tunnel`: a farm's long-lived publisher, for all processes of a head node.
 
-Each door puts its requests into the relay, which sends or keeps them and answers. At the end the doors are shut, what
-is here already is answered, and only then are the connections closed.
+Its door takes requests, its relay sends or keeps them and answers. At the end the door is shut, what is here already is
+answered, and only then are the connections closed.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from livejobs.streams import spool
 from livejobs.streams.config import Config, ConfigError
@@ -20,10 +20,12 @@ from livejobs.streams.kafka import client_options
 from livejobs.streams.relay import Relay
 from livejobs.streams.spool import Spool
 from livejobs.streams.talk import say
-from livejobs.streams.tunnel_socket import SocketDoor
+from livejobs.streams.tunnel_http import BACKLOG, Door
 
 CLAIM_SECONDS = 10.0
 CLAIM_PAUSE_SECONDS = 0.1
+SETTLE_SECONDS_MAX = 3.0
+"""At the start, until we know whether the broker takes messages; calls that come meanwhile wait for us."""
 DRAIN_SECONDS_MAX = 5.0
 """At the end, for requests that are here already; then what the broker has not acknowledged goes into the spool."""
 KEEP_SECONDS_MAX = 5.0
@@ -35,22 +37,6 @@ class TunnelError(Exception):
     """It can't start: one line that says why."""
 
 
-class Door(Protocol):
-    """A way in."""
-
-    async def open(self) -> str:
-        """Begin to take requests; returns the address. Raises ConfigError."""
-        ...
-
-    def shut(self) -> None:
-        """Take no further requests."""
-        ...
-
-    async def leave(self) -> None:
-        """Give the answers that are there, in limited time, and close all connections."""
-        ...
-
-
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code. Raises ConfigError, TunnelError."""
     # aiokafka tells of each failed attempt; we tell how it ends.
@@ -59,8 +45,8 @@ def run(config: Config) -> int:
 
 
 async def _run(config: Config) -> int:
-    log, tunnel = spool.of(config, say), config.tunnel
-    if log is None or tunnel.socket is None:
+    log, path = spool.of(config, say), config.tunnel.socket
+    if log is None or not path:
         key = "spool" if log is None else "socket"
         raise ConfigError(f"[tunnel] {key} is missing: `livejobs tunnel` needs a spool and a socket")
     client_options(config.kafka)  # what can't be used is told now, and not at each attempt
@@ -68,35 +54,28 @@ async def _run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await _claim(log)
-    path = Path(tunnel.socket)
-    relay = Relay(config, log, say)
-    doors: list[Door] = [SocketDoor(relay, _listener(path, int(tunnel.socketmode, 8)), path)]
-    if tunnel.bind is not None:
-        doors.append(_http_door(relay, tunnel.bind))
-    await _serve(relay, doors, stop)
+    with _listener(Path(path), int(config.tunnel.socketmode, 8)) as listener:
+        await _serve(config, log, listener, stop)
     log.sending_ends()
     left = log.backlog_bytes()
     say(f"ended; {left:,} bytes are left in {log.path}" if left else "ended")
     return 0
 
 
-def _http_door(relay: Relay, bind: str) -> Door:
-    try:
-        from livejobs.streams.tunnel_http import HttpDoor  # noqa: PLC0415  needs aiohttp, which not every host has
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"[tunnel] bind needs {error.name}: `pip install 'livejobs[tunnel]'`") from None
-    return HttpDoor(relay, bind)
-
-
-async def _serve(relay: Relay, doors: Sequence[Door], stop: asyncio.Event) -> None:
+async def _serve(config: Config, log: Spool, listener: socket.socket, stop: asyncio.Event) -> None:
     """Until `stop` is set; then all that has come is answered, in limited time."""
+    relay = Relay(config, log, say)
+    door = Door(relay)
     working, stopping = asyncio.create_task(relay.run()), asyncio.create_task(stop.wait())
     try:
-        for door in doors:
-            say(f"listening on {await door.open()}")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(relay.settled.wait(), SETTLE_SECONDS_MAX)
+        await door.listen_at(listener)
+        say(f"listening at {config.tunnel.socket}")
+        if config.tunnel.bind:
+            say(f"listening on {await door.listen_on(config.tunnel.bind)}")
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for door in doors:
-            door.shut()
+        door.shut()
         relay.close()
         if not (await asyncio.wait({working}, timeout=DRAIN_SECONDS_MAX))[0]:
             relay.hurry()
@@ -106,9 +85,8 @@ async def _serve(relay: Relay, doors: Sequence[Door], stop: asyncio.Event) -> No
     finally:
         for task in (working, stopping):
             task.cancel()
-        for door in doors:
-            door.shut()
-            await door.leave()
+        door.shut()
+        await door.leave()
 
 
 async def _claim(log: Spool) -> None:
@@ -121,25 +99,26 @@ async def _claim(log: Spool) -> None:
         await asyncio.sleep(CLAIM_PAUSE_SECONDS)
 
 
-def _listener(path: Path, mode: int) -> socket.socket:
+@contextlib.contextmanager
+def _listener(path: Path, mode: int) -> Iterator[socket.socket]:
     """A socket that listens at `path`, with the access rights `mode`. Raises ConfigError, TunnelError."""
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise ConfigError(f"[tunnel] socket must have at most {PATH_BYTES_MAX} bytes: {path}")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        before = os.umask(0o777 & ~mode)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            listener.bind(os.fspath(path))
+            _remove_stale(path)
+            before = os.umask(0o777 & ~mode)
+            try:
+                listener.bind(os.fspath(path))
+            finally:
+                os.umask(before)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(f"[tunnel] socket {path} can't be used: {error.strerror or error}") from error
+        try:
+            yield listener
         finally:
-            os.umask(before)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"[tunnel] socket {path} can't be used: {error.strerror or error}") from error
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+            path.unlink(missing_ok=True)
 
 
 def _remove_stale(path: Path) -> None:

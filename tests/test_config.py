@@ -185,6 +185,10 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         ({"worker.datadir": ""}, "[worker] datadir must not be empty"),
         ({"web.bind": ":80"}, "[web] bind must be host:port"),
         ({"tunnel.bind": "x"}, "[tunnel] bind must be host:port"),
+        ({"tunnel.bind": "0.0.0.0:7000"}, "[tunnel] bind must be on loopback"),
+        ({"tunnel.bind": "localhost.example:7000"}, "[tunnel] bind must be on loopback"),
+        ({"tunnel.socketmode": "rw"}, "[tunnel] socketmode must be octal digits"),
+        ({"tunnel.socketmode": "0066"}, "[tunnel] socketmode must be octal digits"),
         ({"tunnel.spoolbytes": 0}, "[tunnel] spoolbytes must be 1 to"),
         ({"sigs.foo": 1}, "[sigs] foo is unknown"),
         ({"foo": 1}, "the flag foo belongs to no section"),
@@ -204,7 +208,8 @@ def test_an_impossible_value_or_pair_is_an_error(flags: dict[str, Any], said: st
         {"kafka.protocol": "SSL"},
         {**SASL, "kafka.passwordfile": "f"},
         {"worker.healthbind": "[::1]:0", "worker.tickseconds": 0},
-        {"tunnel.spool": "", "tunnel.bind": "0.0.0.0:7000"},
+        {"tunnel.spool": "", "tunnel.socket": "", "tunnel.bind": ""},
+        {"tunnel.socketmode": "660", "tunnel.bind": "[::1]:7000"},
     ],
 )
 def test_what_is_possible_is_taken(flags: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ def test_the_wheel_holds_one_top_level_name_and_its_data(wheel: Path) -> None:
         "topics.toml",
         "compose.yaml",
         "Dockerfile",
+        "livejobs-tunnel.service",
         "livejobs-worker.service",
         "broker/pom.xml",
         "broker/log4j2.xml",
@@ -102,10 +103,11 @@ def test_the_host_s_own_tables_package_is_untouched(host: Path) -> None:
     assert str(host) in printed
 
 
-@pytest.mark.parametrize("module", ["publish", "cli", "tunnel_cli"])
+@pytest.mark.parametrize("module", ["publish", "cli", "tunnel_cli", "oneshot"])
 def test_the_publisher_imports_no_stream_engine(host: Path, module: str) -> None:
     loaded = set(python(host, f"import sys, livejobs.streams.{module}; print(*sys.modules)").split())
-    assert not {"faust", "mode", "rocksdict", "uvloop", "structlog", "prometheus_client"} & loaded
+    assert not {"aiohttp", "faust", "mode", "rocksdict", "uvloop", "structlog", "prometheus_client"} & loaded
+    assert ("aiokafka" in loaded) == (module == "publish")  # a call through the tunnel does without it
 
 
 def test_data_is_found_where_it_is_installed(host: Path) -> None:
@@ -151,10 +153,11 @@ def test_the_broker_is_of_one_version_everywhere() -> None:
     assert set(compose["services"]) == {"kafka", "topics", "worker"}
 
 
-def test_the_service_restarts_and_does_not_insist_on_a_bad_configuration() -> None:
+@pytest.mark.parametrize("command", ["tunnel", "worker"])
+def test_the_services_restart_and_do_not_insist_on_a_bad_configuration(command: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
-    unit.read(TOP / "deploy" / "livejobs-worker.service", encoding="utf-8")
+    unit.read(TOP / "deploy" / f"livejobs-{command}.service", encoding="utf-8")
     service = unit["Service"]
-    assert service["ExecStart"].endswith("livejobs worker --config /etc/livejobs/livejobs.toml")
+    assert service["ExecStart"].endswith(f"livejobs {command} --config /etc/livejobs/livejobs.toml")
     assert (service["Restart"], service["RestartPreventExitStatus"]) == ("on-failure", "78")
     assert (service["ProtectSystem"], service["NoNewPrivileges"]) == ("strict", "yes")
