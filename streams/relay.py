@@ -231,12 +231,11 @@ class Relay:
         if self._full is not None:
             self._tell(f"{self._full}; messages are refused")
         self._refused += len(wanted) - kept
-        for message in wanted[:kept]:
-            group[message.source.name].answer.kept += 1
         for message in left:
             group[message.source.name].answer.refused += 1
-        for work in group.values():
-            work.answer.refused -= work.answer.kept
+        for message in wanted[:kept]:
+            answer = group[message.source.name].answer
+            answer.kept, answer.refused = answer.kept + 1, answer.refused - 1
 
     def _lose(self, reason: str) -> None:
         self._reason = reason

@@ -596,6 +596,18 @@ def test_a_full_spool_refuses_and_says_so(own_broker: Broker, own_place: Place) 
     assert place.numbers("r/1") == [*range(kept), 1000]
 
 
+def test_a_spool_that_cant_be_read_refuses_until_it_can(place: Place) -> None:
+    """What another process may have kept there must not be overtaken."""
+    place.start()
+    away = place.spool.rename(place.folder / "away")
+    answer = finish_all(place, "r/1", 0, 10)
+    assert (answer.sent, answer.kept, answer.refused) == (0, 0, 10)
+    assert "can't be written or read" in (answer.reason or "")
+    away.rename(place.spool)
+    until(lambda: finish_all(place, "r/1", 10, 20).sent == 10)
+    assert place.numbers("r/1")[-10:] == list(range(10, 20))
+
+
 def test_a_frozen_broker_costs_bounded_memory_and_time(own_broker: Broker, own_place: Place) -> None:
     """A client that never stops is slowed down to what is kept; SIGTERM ends the tunnel in time, with all of it kept."""
     place = own_place
