@@ -41,7 +41,9 @@ types: $(STAMP)
 	MYPYPATH=$(TYPES) $(BIN)/mypy --cache-dir build/mypy -p livejobs.deploy -p livejobs.streams -p livejobs.tables
 
 lock: need-python ## resolve the dependencies anew into deploy/*.lock; with UPGRADE=1 to the newest allowed
-	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && mkdir -p build && \
+		sed -n '/^uv==/,/[^\\]$$/p' deploy/requirements.lock > build/uv.lock && \
+		$(BIN)/pip install --quiet --require-hashes -r build/uv.lock; }
 	$(BIN)/uv pip compile $(UV_FLAGS) --all-extras --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --constraint deploy/requirements.lock \
 		--output-file deploy/worker.lock pyproject.toml

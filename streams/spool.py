@@ -65,7 +65,7 @@ class Spool:
         self.sender: BinaryIO | None = None
         """The held lock while this is the process that sends the log."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._locked():
                 self._header()
         except (OSError, SpoolError) as error:

@@ -2,12 +2,10 @@
 
 import configparser
 import json
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -15,7 +13,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from livejobs.streams.broker import KAFKA_VERSION
 
@@ -113,18 +110,6 @@ def test_the_publisher_imports_no_stream_engine(host: Path, module: str) -> None
 def test_data_is_found_where_it_is_installed(host: Path) -> None:
     code = "from livejobs.streams import config, topics; print(topics.wanted(config.load(environ={}))[0].name)"
     assert python(host, code) == "job-events\n"
-
-
-def test_every_dependency_is_locked_and_no_lock_names_an_address() -> None:
-    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    for name, groups in {"requirements.lock": extras.values(), "worker.lock": [extras["worker"]]}.items():
-        text = (TOP / "deploy" / name).read_text(encoding="utf-8")
-        assert "://" not in text
-        assert "--hash=sha256:" in text
-        pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
-        for requirement in map(Requirement, [*project["dependencies"], *(line for group in groups for line in group)]):
-            assert pins[requirement.name] in requirement.specifier
 
 
 def test_the_page_s_libraries_are_pinned_by_content_and_no_address() -> None:
