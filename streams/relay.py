@@ -88,6 +88,16 @@ class Work:
             self.done.set_result(self.answer)
 
 
+def _rest(works: list[Work]) -> list[Message]:
+    """What is still to be taken. Many lines take long to check: not for the event loop."""
+    rest: list[Message] = []
+    for work in works:
+        before = len(rest)
+        rest += work.rest
+        work.good += len(rest) - before
+    return rest
+
+
 class Relay:
     """Takes requests. `run` does the work, until `close` ends it; `spool` must be one that we send (`try_to_send`).
 
@@ -184,10 +194,7 @@ class Relay:
             except Undelivered as error:
                 left = error.messages
                 self._lose(str(error))
-        for work in group.values():
-            rest = list(work.rest)
-            work.good += len(rest)
-            left += rest
+        left += await asyncio.to_thread(_rest, list(group.values()))
         if left:
             await self._keep(group, left)
         return self._full or self._reason
