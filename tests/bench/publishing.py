@@ -1,14 +1,15 @@
 """Publishing a file of finished jobs of one regression, a body a line: acks=all, idempotent, each message acknowledged.
 
 Each program is a process that is started, sends all of it and ends; its start counts. The topic's end proves that all
-has arrived.
+has arrived. `livejobs tunnel` runs before, and its CPU counts too.
 """
 
+import contextlib
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,10 @@ from bench.setting import Result, Runs, Setting
 
 MESSAGES = 500_000
 PARTITIONS = 8
-COMMAND, LIBRARY = "livejobs publish", "Publisher (Python)"
+COMMAND, THROUGH, LIBRARY = "livejobs publish", "through the tunnel", "Publisher (Python)"
+TUNNEL_SECONDS_MAX = 30.0
 PAIRS = (
+    (THROUGH, COMMAND),
     (COMMAND, "kcat"),
     (COMMAND, "confluent-kafka loop"),
     (LIBRARY, "confluent-kafka loop"),
@@ -70,6 +73,7 @@ def _loop(script: str) -> Command:
 
 PROGRAMS: dict[str, Command] = {
     COMMAND: _livejobs,
+    THROUGH: _livejobs,
     LIBRARY: _library,
     "kcat": _kcat,
     "confluent-kafka loop": _loop("publish_confluent.py"),
@@ -87,7 +91,7 @@ def measure(setting: Setting) -> Result:
     runs: Runs = {name: [] for name in programs}
     for number in range(1, setting.runs + 1):
         for name, command in programs.items():
-            run = _run(setting, command, regression, file, messages)
+            run = _run(setting, command, regression, file, messages, through=name == THROUGH)
             setting.note("publishing", name, number, run, runs[name])
     file.unlink()
     title = f"{messages:,} messages of one regression, acks=all, idempotent"
@@ -104,20 +108,40 @@ def _write(file: Path, messages: int) -> str:
     return next(iter(stream.expected))
 
 
-def _run(setting: Setting, command: Command, regression: str, file: Path, messages: int) -> Run:
+@contextlib.contextmanager
+def _tunnel(setting: Setting, config: Path) -> Iterator[None]:
+    """A tunnel that listens, for as long as the context lasts. Raises BenchError."""
+    log = setting.logs / f"{config.stem}-tunnel.log"
+    program = Program([setting.livejobs, "tunnel", "--config", config], log, seconds_max=setting.seconds_max)
+    try:
+        deadline = time.monotonic() + TUNNEL_SECONDS_MAX
+        while "listening at" not in log.read_text():
+            program.assert_running()
+            if time.monotonic() > deadline:
+                raise BenchError(f"the tunnel does not listen:\n{program.tail()}")
+            time.sleep(0.05)
+        yield
+    finally:
+        program.stop()
+
+
+def _run(setting: Setting, command: Command, regression: str, file: Path, messages: int, *, through: bool) -> Run:
     broker = setting.broker
     topic = broker.name("published")
     broker.create(topic, PARTITIONS, EVENTS_SETTINGS)
     config = setting.folder / f"{topic}.toml"
-    config.write_text(toml(kafka={"brokers": broker.address, "eventstopic": topic}))
+    tunnel = {"spool": str(config.with_suffix(".spool")), "socket": str(config.with_suffix(".sock"))} if through else {}
+    config.write_text(toml(kafka={"brokers": broker.address, "eventstopic": topic}, tunnel=tunnel))
     call = Call(setting.livejobs, config, broker.address, topic, regression, file)
-    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    program = Program(command(call), setting.logs / f"{topic}.log", seconds_max=setting.seconds_max)
-    try:
-        program.wait()
-        seconds = time.monotonic() - begin
-    finally:
-        program.stop()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with _tunnel(setting, config) if through else contextlib.nullcontext():
+        begin = time.monotonic()
+        program = Program(command(call), setting.logs / f"{topic}.log", seconds_max=setting.seconds_max)
+        try:
+            program.wait()
+            seconds = time.monotonic() - begin
+        finally:
+            program.stop()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     arrived = sum(broker.ends(topic, PARTITIONS))
     broker.delete([topic])
