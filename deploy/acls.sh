@@ -120,10 +120,11 @@ allow 'Publisher: sends messages. It can read nothing, not even what it sent. It
 allow 'Worker: reads messages, and the two tables when it restores; writes the tables; and writes, to the topic of the
 #   messages, its ticks and what stands on a wrong partition.' \
     "$workers" --topic "$events" --topic "$jobs" --topic "$stats" --operation Read --operation Write
-allow 'Worker: says which messages could not be taken.' \
-    "$workers" --topic "$rejects" --operation Write
-allow 'Worker: looks whether the topic of the messages has the clock of the broker.' \
-    "$workers" --topic "$events" --operation DescribeConfigs
+allow 'Worker: says which messages could not be taken; and reads the last one said, when Kafka has forgotten its offsets.' \
+    "$workers" --topic "$rejects" --operation Read --operation Write
+allow 'Worker: looks whether the topic of the messages has the clock of the broker, and how long the tables tell of
+#   deletions.' \
+    "$workers" --topic "$events" --topic "$jobs" --topic "$stats" --operation DescribeConfigs
 allow 'Worker: shares the partitions with the other workers, and commits.' \
     "$workers" --group "$group" --operation Read
 allow 'Worker: has a transaction for each partition. Who else had this right could fence the workers off.' \

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from livejobs.streams import resume, topics
 from livejobs.streams import rules as rules_of
 from livejobs.streams.config import Config
 from livejobs.streams.fold import Fold, Record
@@ -34,9 +35,17 @@ class Partition:
     """One partition of `job-events` that this worker owns: its store, its fold, and what waits for them."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what `open` has put together
-        self, number: int, config: Config, store: Store, fold: Fold, transactions: Transactions, restored: int
+        self,
+        number: int,
+        config: Config,
+        store: Store,
+        fold: Fold,
+        transactions: Transactions,
+        restored: int,
+        mark: str,
     ) -> None:
         self.number = number
+        self._mark = mark
         self.restored = restored  # records read from the changelogs
         source = store.position.source
         self._kafka = config.kafka
@@ -68,14 +77,15 @@ class Partition:
         kafka = config.kafka
         source = TopicPartition(kafka.events_topic, number)
         changelogs = [TopicPartition(topic, number) for topic in (kafka.jobs_topic, kafka.stats_topic)]
-        committed = await transactions.settled(source, changelogs)
+        committed, mark = await transactions.settled(source, changelogs)
         rules = Rules.of(config.sigs)
         store, restored = await _restored(number, partitions, config, rules, committed, moved)
         try:
             fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
+            mark = resume.marked(rules, store.position.source, mark)
             # From now on the offset names us, so that a successor knows whom to fence.
-            await transactions.commit(source, store.position.source, [])
-            return cls(number, config, store, fold, transactions, restored)
+            await transactions.commit(source, store.position.source, [], mark)
+            return cls(number, config, store, fold, transactions, restored, mark)
         except BaseException:
             store.close()
             raise
@@ -133,7 +143,7 @@ class Partition:
             return
         position = self._store.position
         if changes.published or not idle:
-            ends = await self._transactions.commit(self._source, offset, await self._outputs(changes))
+            ends = await self._transactions.commit(self._source, offset, await self._outputs(changes), self._mark)
             position.jobs = ends.get(self._jobs, position.jobs)
             position.stats = ends.get(self._stats, position.stats)
             self.committed_offset, self.committed_at = offset, time.monotonic()
@@ -172,13 +182,13 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
     """The partition's store, up to date, its position that to go on from; and the number of records restored."""
     kafka = config.kafka
     store = Store(data_path(config) / str(number))
-    topics = [kafka.events_topic, kafka.jobs_topic, kafka.stats_topic]
+    names = [kafka.events_topic, kafka.jobs_topic, kafka.stats_topic]
     made_with = store.position
-    if made_with.partitions not in (0, partitions) or made_with.topics not in ([], topics):
+    if made_with.partitions not in (0, partitions) or made_with.topics not in ([], names):
         store.close()
         raise StoreError(
             f"{store.path}: made with {made_with.partitions} partitions of {', '.join(made_with.topics)}, "
-            f"the topics are {partitions} partitions of {', '.join(topics)}: "
+            f"the topics are {partitions} partitions of {', '.join(names)}: "
             "use another [worker] datadir, or restore the topics",
         )
 
@@ -205,8 +215,11 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
                 Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore),
                 Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
             ],
+            await topics.tombstones_ms(config),
             moved,
         )
+        if committed < 0:
+            committed = await resume.traced(consumer, config, number, store)
     except BaseException:
         store.close()
         raise
@@ -215,12 +228,9 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
     known = max(store.position.source, committed)
     if known >= 0 and not first <= known <= end:
         store.close()
-        raise StoreError(
-            f"{kafka.events_topic} partition {number}: the next message to apply is {known}, the topic "
-            f"holds {first} to {end}: messages were removed before they were read",
-        )
+        raise StoreError(resume.cut(kafka, number, known, first, end))
     source = known if known >= 0 else first
-    store.position.source, store.position.partitions, store.position.topics = source, partitions, topics
+    store.position.source, store.position.partitions, store.position.topics = source, partitions, names
     with store.explained():
         store.write(_reindexed(store, rules))
     return store, restored

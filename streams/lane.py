@@ -19,8 +19,10 @@ from faust.serializers.codecs import Codec
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP, ConsumerMessage
 
+from livejobs.streams import resume
 from livejobs.streams.kafka import client_options
 from livejobs.streams.transactions import Member
+from livejobs.tables.store import StoreError
 
 BATCH_RECORDS_MAX = 8_000
 """Records fetched at once, and records of a partition that wait for its agent; then it is not fetched further."""
@@ -199,9 +201,8 @@ class LaneConsumer(Consumer):
         """A gap before a batch is a transaction's marker, unless messages were removed before we read them."""
         first = (await self.earliest_offsets(tp))[tp]
         if first > start:
-            self.app.owner.fail(
-                RuntimeError(f"{tp.topic} partition {tp.partition}: messages {start} to {first} were removed unread")
-            )
+            kafka, end = self.app.owner.config.kafka, (await self.highwaters(tp))[tp]
+            self.app.owner.fail(StoreError(resume.cut(kafka, tp.partition, start, first, end)))
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Faust notes each offset that it did not see; ours are inside the batches."""

@@ -114,6 +114,14 @@ async def assert_usable(config: Config) -> int:
     return counts[events]
 
 
+async def tombstones_ms(config: Config) -> int:
+    """How long jobs and regression-stats keep a tombstone at least: their delete.retention.ms, the lesser one."""
+    key = "delete.retention.ms"
+    async with _admin(config) as admin:
+        settings = await _settings(admin, {config.kafka.jobs_topic: [key], config.kafka.stats_topic: [key]})
+    return min(int(found[key]) for found in settings.values())
+
+
 @contextlib.asynccontextmanager
 async def _admin(config: Config) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client, closed in the end; the client's errors become ours."""

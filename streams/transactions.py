@@ -6,7 +6,7 @@ its way, the other partitions fold their messages and make up the next one.
 A worker that has lost its partitions can commit nothing (KIP-447): its offsets carry the group's generation that gave
 it the partitions, and the coordinator refuses an old one; then the whole transaction is given up. So that a successor
 need not wait until the broker gives up what a killed worker has left open, each commit leaves the worker's
-transactional id with the offset, and the successor fences it (`settled`).
+transactional id with the offset, and the successor fences it (`settled`). Behind it stands a mark of the partition's.
 """
 
 import asyncio
@@ -75,8 +75,8 @@ class Member(NamedTuple):
 class _Commit:
     """What a partition wants to have committed."""
 
-    def __init__(self, source: TopicPartition, offset: int, outputs: Outputs) -> None:
-        self.source, self.offset, self.outputs = source, offset, outputs
+    def __init__(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> None:
+        self.source, self.offset, self.outputs, self.mark = source, offset, outputs, mark
         self.done: asyncio.Future[Ends] = asyncio.get_running_loop().create_future()
 
 
@@ -127,15 +127,15 @@ class Transactions:
         """Wait until the next transaction may begin: what is folded then is up to date."""
         await asyncio.sleep(max(0.0, self._began_at + PAUSE_SECONDS - time.monotonic()))
 
-    async def commit(self, source: TopicPartition, offset: int, outputs: Outputs) -> Ends:
-        """Write the outputs and commit the source's offset, all or nothing.
+    async def commit(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> Ends:
+        """Write the outputs and commit the source's offset, with a mark that is left with it, all or nothing.
 
         Returns, for each partition written, the offset behind the last record. Raises LostError, Kafka's errors, and
         TimeoutError; after any of them nothing is known of what was committed: the process must end.
         """
         if self._running is None or self._running.done():
             raise LostError("the transactions have ended")
-        commit = _Commit(source, offset, outputs)
+        commit = _Commit(source, offset, outputs, mark)
         self._waiting.append(commit)
         self._came.set()
         return await asyncio.wait_for(commit.done, 2 * TRANSACTION_SECONDS + 10)
@@ -169,7 +169,7 @@ class Transactions:
         producer = self._producer
         await producer.begin_transaction()
         await self._add_partitions({tp for commit in group for tp, outputs in commit.outputs if outputs})
-        offsets = {commit.source: commit.offset for commit in group}
+        offsets = {commit.source: (commit.offset, commit.mark) for commit in group}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send_offsets(offsets))
             sending = [tasks.create_task(self._send(commit.outputs)) for commit in group]
@@ -203,7 +203,7 @@ class Transactions:
         await self._ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
         manager.txn_partitions.update(tps)
 
-    async def _send_offsets(self, offsets: dict[TopicPartition, int]) -> None:
+    async def _send_offsets(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         if self.member.generation < 0 or not self.member.member_id:
             raise LostError("we are no member of the consumer group")  # the broker would take that for an operator
         manager, group = self._producer._txn_manager, self._kafka.group
@@ -214,8 +214,9 @@ class Transactions:
         )
         manager.consumer_group_added(group)
         topics: dict[str, list[tuple[Any, ...]]] = {}
-        for tp, offset in offsets.items():
-            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, self.transactional_id, {})
+        for tp, (offset, mark) in offsets.items():
+            left = f"{self.transactional_id} {mark}"
+            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, left, {})
             topics.setdefault(tp.topic, []).append(entry)
         commit = TxnOffsetCommit(
             manager.transactional_id, group, *ids, *self.member, [(topic, tps, {}) for topic, tps in topics.items()]
@@ -253,8 +254,8 @@ class Transactions:
 
     # ------------------------------------------------------------------ taking a partition over
 
-    async def settled(self, source: TopicPartition, changelogs: Sequence[TopicPartition]) -> int:
-        """Wait until no predecessor's transaction is open; then what the group has committed, -1 if nothing.
+    async def settled(self, source: TopicPartition, changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
+        """Wait until no predecessor's transaction is open; then the offset committed, -1 if none, and the mark with it.
 
         After that the ends of the changelogs move by our own transactions only: the coordinator refuses all others.
         Raises Kafka's errors, and TimeoutError.
@@ -262,9 +263,9 @@ class Transactions:
         async with asyncio.timeout(SETTLED_SECONDS):
             fence_at = time.monotonic() + FENCE_SECONDS
             while True:
-                offset, _, code = await self._committed(source, stable=True)
+                offset, left, code = await self._committed(source, stable=True)
                 if code == 0 and await self._are_closed(changelogs):
-                    return offset
+                    return offset, left.partition(" ")[2]
                 if time.monotonic() > fence_at:
                     await self._fence_owner(source)
                     fence_at = math.inf
@@ -285,7 +286,8 @@ class Transactions:
 
     async def _fence_owner(self, source: TopicPartition) -> None:
         """Make the broker give up whatever the last owner has left open; without one it does so by itself, later."""
-        _, owner, _ = await self._committed(source, stable=False)
+        _, left, _ = await self._committed(source, stable=False)
+        owner = left.partition(" ")[0]
         if owner.startswith(f"{self._kafka.group}-") and owner != self.transactional_id:
             fencing = self._make(owner)
             await fencing.start()

@@ -6,8 +6,9 @@ may run. Memory is bounded; the disk (of TMPDIR) holds one partition at a time.
 
 A system that runs goes on while we read. What is read, is read in an order that makes it safe: committed offset, job
 rows, statistics. So a regression whose statistics are not above the committed offset has not moved, and one that has
-moved is left out and counted. The rules are those of the configuration now: where `[sigs]` was changed on the way, the
-fold over `job-events` may rightly give something else than what the workers gave then.
+moved is left out and counted. The rules are those of the configuration: workers say with each commit which rules are in
+force, and from which message on. So other rules are refused, and a regression that is older than them and differs is
+left out and counted, for the fold may rightly give something else than what other rules gave then.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
+from aiokafka.structs import OffsetAndMetadata
 
 from livejobs.streams import messages, statistics, topics
 from livejobs.streams.config import Config
@@ -32,6 +34,7 @@ from livejobs.streams.fold import EPOCH_BITS, Fold, Record
 from livejobs.streams.kafka import Heard, client_options
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.records import install as install_records
+from livejobs.streams.resume import Mark
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate, JobRecord
@@ -54,7 +57,7 @@ LAG_SECONDS = 10.0
 VERSION_MASK = (1 << EPOCH_BITS) - 1
 
 # Tables of the copy; each value is the state header's length, the header, the record's value.
-ROW, STATS, TOMBSTONE, OPENED = b"J", b"S", b"T", b"O"
+ROW, STATS, TOMBSTONE, OPENED, OLDER = b"J", b"S", b"T", b"O", b"B"
 
 Progress = Callable[[int, int], None]
 Kept = tuple[bytes, bytes]
@@ -85,6 +88,8 @@ class Report:
     """Regressions whose first message may be gone from `job-events`, and which differ from what is left of it."""
     moved: int = 0
     """Regressions that changed while they were read."""
+    older: int = 0
+    """Regressions that are older than the rules in force, and which differ from what these give."""
 
     @property
     def ok(self) -> bool:
@@ -94,7 +99,7 @@ class Report:
     @property
     def not_checked(self) -> int:
         """Regressions of which nothing can be said."""
-        return self.sealed + self.cut + self.moved
+        return self.sealed + self.cut + self.moved + self.older
 
     def add(self, lines: Iterable[str]) -> None:
         """Count differences and list them while there is room."""
@@ -104,7 +109,12 @@ class Report:
                 self.differences.append(line)
 
     def __str__(self) -> str:
-        reasons = ((self.sealed, "sealed"), (self.cut, "first message gone"), (self.moved, "changed meanwhile"))
+        reasons = (
+            (self.sealed, "sealed"),
+            (self.cut, "first message gone"),
+            (self.moved, "changed meanwhile"),
+            (self.older, "older than a change of [sigs]"),
+        )
         why = ", ".join(f"{count} {reason}" for count, reason in reasons if count)
         more = self.found - len(self.differences)
         lines = list(self.differences)
@@ -203,6 +213,11 @@ class _Source:
 
     async def committed(self, number: int) -> int | None:
         """The offset up to which the workers have folded a partition; None if the group has none."""
+        found = await self.commit(number)
+        return None if found is None else int(found.offset)
+
+    async def commit(self, number: int) -> OffsetAndMetadata | None:
+        """The last commit of a partition; None if the group has none."""
         kafka = self.config.kafka
         tp = TopicPartition(kafka.events_topic, number)
         until = time.monotonic() + LAG_SECONDS
@@ -214,7 +229,7 @@ class _Source:
                 if not error.retriable or time.monotonic() > until:
                     raise  # (a broker that has just started makes the topic of the offsets only now)
                 await asyncio.sleep(0.2)
-        return None if found is None or found.offset < 0 else int(found.offset)
+        return None if found is None or found.offset < 0 else found
 
     async def first(self, tp: TopicPartition) -> int:
         """Offset of the first record that is still there."""
@@ -258,8 +273,9 @@ class _Partition:
     async def verify(self) -> None:
         self._fold_store, self._copy = Store(self._folder / "fold"), Store(self._folder / "copy")
         try:
+            self._rules = Rules.of(self._source.config.sigs)
             self._fold = Fold(
-                Rules.of(self._source.config.sigs),
+                self._rules,
                 self._fold_store,
                 partition=self._number,
                 partitions=self._partitions,
@@ -284,9 +300,10 @@ class _Partition:
         for _ in range(ROUNDS_MAX):
             start = folded
             self._mark = await source.end(self._stats)
-            committed = await source.committed(self._number)
-            self._known = committed is not None
-            self._committed = folded if committed is None else committed
+            commit = await source.commit(self._number)
+            self._known = commit is not None
+            self._committed = folded if commit is None else int(commit.offset)
+            self._since = 0 if commit is None else self._begin_of_rules(commit)
             end = min(self._committed, await source.end(self._events))
             self._work.left[self._number] = max(0, end - folded)
             await self._fold_to(folded, end)
@@ -303,6 +320,17 @@ class _Partition:
             what = f"the committed offset is {self._committed}, {self._events.topic} ends before it: was it made anew?"
             self._report.add([f"partition {self._number}: {what}"])
 
+    def _begin_of_rules(self, commit: OffsetAndMetadata) -> int:
+        """The first message to which the rules in force were applied. Raises VerifyError if ours are others."""
+        mark = Mark.of(commit.metadata.partition(" ")[2])  # behind the transactional id (`streams.transactions`)
+        if mark is None:
+            return 0
+        theirs, ours = mark.rules._asdict(), self._rules._asdict()
+        apart = ", ".join(f"{name} {theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name])
+        if apart:
+            raise VerifyError(f"[sigs] of this configuration are not those of the workers, who have: {apart}")
+        return mark.since
+
     async def _fold_to(self, start: int, end: int) -> None:
         fold, left = self._fold, self._work.left
         async for records in self._source.read(self._events, start, end):
@@ -310,6 +338,9 @@ class _Partition:
                 self._first_ms = records[0].timestamp
             if self._first > 0:
                 self._note_opened(records)
+            if records and records[0].offset < self._since:
+                older = {record.key for record in records if record.key and record.offset < self._since}
+                self._copy.write((OLDER + key, b"") for key in older)
             at = 0
             while at < len(records):
                 at = fold.run(records, at)
@@ -405,6 +436,9 @@ class _Partition:
                 folded.add(differences(label, self._jobs.topic, row_got, row_want))
         if got is not None:
             report.add(counted.differences(shown, self._stats.topic, self._jobs.topic, got))
+        if folded.found and self._copy.get(OLDER + key) is not None:
+            report.older += 1
+            return
         if folded.found and not self._whole(key, oldest_ms):
             report.cut += 1
             return

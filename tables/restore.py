@@ -11,7 +11,6 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from livejobs.tables import times
 from livejobs.tables.store import Store
 
 BATCH_RECORDS = 10_000
@@ -35,26 +34,34 @@ class Changelog:
     ops: Ops
 
 
-def stale(store: Store, now_ms: int) -> bool:
-    """Whether a store was away for so long that tombstones it needs may be gone from the changelogs."""
-    return store.position.source >= 0 and now_ms - store.position.updated_ms > times.CHANGELOG_AGE_MS_MAX
+def stale(store: Store, now_ms: int, tombstones_ms: int) -> bool:
+    """Whether a store was away for so long, half of their time, that tombstones may be gone from the changelogs."""
+    return store.position.source >= 0 and now_ms - store.position.updated_ms > tombstones_ms / 2
 
 
 async def restore(
-    consumer: AIOKafkaConsumer, store: Store, changelogs: Sequence[Changelog], moved: Callable[[], None]
+    consumer: AIOKafkaConsumer,
+    store: Store,
+    changelogs: Sequence[Changelog],
+    tombstones_ms: int,
+    moved: Callable[[], None],
 ) -> tuple[Store, int]:
     """Bring a store up to date; `moved` is called as it proceeds. The consumer reads committed, and is ours alone.
 
-    Returns the store (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
+    `tombstones_ms` is how long the changelogs keep a tombstone at least (their delete.retention.ms). Returns the store
+    (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
     """
     tps = [changelog.tp for changelog in changelogs]
     first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-    if stale(store, int(time.time() * 1000)) or any(
+    now_ms = int(time.time() * 1000)
+    if stale(store, now_ms, tombstones_ms) or any(
         not first[log.tp] <= getattr(store.position, log.field) <= end[log.tp]
         for log in changelogs
         if getattr(store.position, log.field)
     ):
+        source = store.position.source
         store = store.wipe()
+        store.position.source, store.position.updated_ms = source, now_ms  # what was applied, was
     starts = {log.tp: max(getattr(store.position, log.field), first[log.tp]) for log in changelogs}
     bulk = sum(end[tp] - starts[tp] for tp in tps) > BULK_RECORDS
     if bulk:

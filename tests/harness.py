@@ -326,12 +326,16 @@ class Site:
         replication: int = 1,
         tickseconds: float = 0.2,
         create: bool = True,
+        events: str | None = None,
     ) -> None:
+        """`events` names another site's `job-events`, to be read by this one, too."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.partitions = partitions
         prefix = f"t{uuid.uuid4().hex[:8]}-"
-        kafka = {"brokers": bootstrap, "topicprefix": prefix, "partitions": partitions, "replication": replication}
+        kafka: dict[str, Any] = {"brokers": bootstrap, "topicprefix": prefix, "partitions": partitions, "replication": replication}
+        if events is not None:
+            kafka["eventstopic"] = events
         self._sections: dict[str, dict[str, Any]] = {
             "sigs": SIGS if sigs is None else sigs,
             "kafka": kafka,
@@ -354,6 +358,13 @@ class Site:
         own = {"worker": {**self._sections["worker"], **worker}, "kafka": {**self._sections["kafka"], **kafka}}
         path.write_text(toml({**self._sections, **own}))
         return path
+
+    def change_sigs(self, sigs: dict[str, Any]) -> None:
+        """From now on, workers that start and `livejobs verify` have these; the model has them, too, and for all messages."""
+        self._sections["sigs"] = sigs
+        self.config_file = self._write("site", {}, {})
+        self.config = configuration.load(self.config_file)
+        self.rules = Rules.of(self.config.sigs)
 
     def __enter__(self) -> Self:
         return self

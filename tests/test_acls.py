@@ -175,9 +175,9 @@ RIGHTS = {
     "publisher": {"see events", "write events"},
     "worker": {
         *SEEN,
-        *("read events", "read jobs", "read stats"),
+        *("read events", "read jobs", "read stats", "read rejects"),
         *("write events", "write jobs", "write stats", "write rejects"),
-        "see settings of events",
+        *("see settings of events", "see settings of jobs", "see settings of stats"),
         *("be in workers' group", "see workers' group", "transact as a worker"),
     },
     "viewer": {"see jobs", "see stats", "read jobs", "read stats"},

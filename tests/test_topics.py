@@ -42,6 +42,8 @@ def make(config: Config, name: str, partitions: int = 3, **settings: str) -> Non
             dotted = {key.replace("_", "."): value for key, value in settings.items()}
             answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=dotted)])
             assert answer.topic_errors[0][1] == 0
+            while name not in {topic["topic"] for topic in await admin.describe_topics()}:  # noqa: ASYNC110  nobody tells us
+                await asyncio.sleep(0.05)
         finally:
             await admin.close()
 
@@ -73,7 +75,7 @@ def test_what_is_wanted_comes_from_the_file_and_the_configuration() -> None:
     ]
     assert {(topic.partitions, topic.replication) for topic in (events, jobs, stats, rejects)} == {(5, 3)}
     assert {topic.settings["min.insync.replicas"] for topic in (events, jobs, stats, rejects)} == {"2"}
-    assert events.settings["message.timestamp.type"] == "LogAppendTime"
+    assert {topic.settings["message.timestamp.type"] for topic in (events, jobs, stats, rejects)} == {"LogAppendTime"}
     assert events.settings["retention.ms"] == str(20 * 86_400_000)
     assert MIB < int(events.settings["max.message.bytes"]) < 2 * MIB
     for changelog in (jobs, stats):
@@ -100,6 +102,7 @@ def test_create_makes_what_is_missing_once(loose_config: MakeConfig) -> None:
     assert create(config, made) == []
     assert len(made) == 4
     assert usable(config) == 3
+    assert asyncio.run(topics.tombstones_ms(config)) == 7 * 86_400_000
 
 
 def test_create_never_alters_what_exists(loose_config: MakeConfig) -> None:
