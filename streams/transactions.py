@@ -183,7 +183,14 @@ class Transactions:
             for tp, records_ in outputs
             for batch in records.batches(records_)
         ]
-        return {tp: (await future).offset + count for tp, count, future in sent}
+        ends = {}
+        for tp, count, future in sent:
+            try:
+                ends[tp] = (await future).offset + count
+            except KafkaError as error:
+                error.args = (tp.topic,)
+                raise
+        return ends
 
     async def _add_partitions(self, tps: set[TopicPartition]) -> None:
         """All of them with one request, before the first record is sent."""
@@ -197,10 +204,18 @@ class Transactions:
             manager.transactional_id, manager.producer_id, manager.producer_epoch, list(topics.items())
         )
 
-        def codes(answer: Any) -> list[int]:
-            return [code for _, partitions in answer.errors for _, code in partitions]
+        answered: dict[int, str] = {}  # code -> a topic that it is of
 
-        await self._ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
+        def codes(answer: Any) -> list[int]:
+            answered.clear()
+            answered.update((code, topic) for topic, partitions in answer.errors for _, code in partitions)
+            return list(answered)
+
+        try:
+            await self._ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
+        except KafkaError as error:
+            error.args = (answered.get(error.errno) or error,)
+            raise
         manager.txn_partitions.update(tps)
 
     async def _send_offsets(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:

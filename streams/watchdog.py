@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 STALL_SECONDS = 120.0
 """So long may a partition with messages waiting apply none, a restore not move, a worker be no member of its group, an
 event loop not answer."""
-BROKER_SECONDS = 10.0
-"""A broker that has not answered for so long is away."""
+BROKER_SECONDS = 5.0
+"""A broker that has not answered for so long is away; less than a session, after which others have our partitions."""
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 2.0
 """Between two questions to the broker how long the partitions are."""

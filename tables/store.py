@@ -78,7 +78,10 @@ class Store:
 
     def __init__(self, path: Path, *, bulk: bool = False) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: can't be used: {error.strerror}") from error
         options = _options(bulk=bulk)
         try:
             with self.explained():
@@ -122,7 +125,8 @@ class Store:
             text = " ".join(str(error).split())[:300]
             if not text.startswith("Corruption"):
                 raise StoreError(f"{self.path}: can't be used: {text}") from error
-            (self.path / _CORRUPT).touch()
+            with contextlib.suppress(OSError):
+                (self.path / _CORRUPT).touch()
             raise StoreError(f"{self.path}: the next start makes it anew: {text}") from error
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -417,7 +417,7 @@ class Site:
             bootstrap_servers=self.config.kafka.brokers,
             acks="all",
             max_request_size=4 << 20,
-            max_batch_size=2 << 20,
+            max_batch_size=1 << 20,  # the topic takes no larger one
             request_timeout_ms=int(1000 * OUTAGE_SECONDS_MAX),
         )
         await producer.start()

@@ -136,18 +136,24 @@ def stall(seconds: float) -> None:
     watchdog.STALL_SECONDS = seconds
 
 
-def become_nobody() -> None:
-    """Have no rights on files; only root can do this."""
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
+def be_nobody_at_the_disk() -> None:
+    """Have no rights on files from the first store on; only root can do this."""
+
+    def init(store: Store, *arguments: Any, **named: Any) -> None:
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        make(store, *arguments, **named)
+
+    make, Store.__init__ = Store.__init__, init  # type: ignore[method-assign]
 
 
 FAULTS: dict[str, Callable[[str], None]] = {
     "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
     "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
     "file_bytes": lambda argument: resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), int(argument))),
-    "nobody": lambda _: become_nobody(),
+    "nobody": lambda _: be_nobody_at_the_disk(),
     "open": lambda _: hang_at_open(),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),

@@ -23,7 +23,7 @@ ALIVE_SECONDS_MAX = 2.0
 @pytest.mark.parametrize("disk", ["same", "empty"])
 def test_a_worker_is_killed_again_and_again(disk: str, site: Site, soak: bool) -> None:
     draw = random.Random(f"kill {disk}")
-    kills = 50 if soak else 8
+    kills = 50 if soak else 5
     with Traffic(site, 1 if disk == "same" else 2) as traffic:
         for number in range(kills):
             worker = site.start(instanceid="one")

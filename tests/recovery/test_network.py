@@ -45,7 +45,7 @@ def test_latency(far: Site, proxy: Proxy) -> None:
     far.start(kafka=through(proxy)).ready()
     with Traffic(far, 11, rate=500) as traffic:
         proxy.delay_seconds_max = 0.2
-        traffic.assert_flows(3_000, seconds=60)
+        traffic.assert_flows(2_000, seconds=60)
     verdict(far, traffic)  # still slow
 
 
@@ -53,7 +53,7 @@ def test_connections_are_torn_and_refused(far: Site, proxy: Proxy, soak: bool) -
     draw = random.Random("torn")
     with Traffic(far, 12) as traffic, Supervisor(far, kafka=through(proxy), instanceid="one") as supervisor:
         supervisor.ready()
-        for _ in range(60 if soak else 8):
+        for _ in range(60 if soak else 6):
             proxy.tear()
             time.sleep(draw.uniform(0, 1))
             if draw.random() < 0.3:
@@ -84,7 +84,7 @@ def test_a_cut_longer_than_the_session_and_another_worker_takes_over(far: Site, 
 def test_a_cut_with_nobody_else(far: Site, proxy: Proxy, soak: bool) -> None:
     with Traffic(far, 14) as traffic, Supervisor(far, kafka=through(proxy)) as supervisor:
         supervisor.ready()
-        for seconds in (10, 60, 200) if soak else (12,):
+        for seconds in (10, 60, 200) if soak else (9,):
             proxy.swallow()
             time.sleep(seconds)  # that long is the cut
             worker = supervisor.worker

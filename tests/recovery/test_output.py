@@ -46,9 +46,9 @@ def test_a_limit_that_is_too_small(output: str, site: Site) -> None:
         sent = site.send("regr-update", "run", {"note": "x" * 10_000})
     else:
         sent = site.send("job-finish", "run", {"uniqueid": "one", "result": "pass", "note": "x" * 10_000})
-    assert_ends_clearly(worker, "a record is over its limit", "max.message.bytes", "livejobs topics check")
+    assert_ends_clearly(worker, "a record that it writes is over its limit", topic, "max.message.bytes", "livejobs topics check")
     again = site.start(instanceid="one")
-    assert_ends_clearly(again, "a record is over its limit")
+    assert_ends_clearly(again, "a record that it writes is over its limit")
     assert site.committed()[sent.partition] <= sent.offset
     set_limit(site, topic, 2 << 20)
     site.start(instanceid="one").ready()

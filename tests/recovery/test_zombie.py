@@ -16,7 +16,9 @@ from verdict import verdict
 
 
 @pytest.mark.parametrize("step", STEPS[:3])
-def test_a_zombie_is_fenced_and_ends(step: str, site: Site) -> None:
+def test_a_zombie_is_fenced_and_ends(step: str, site: Site, soak: bool) -> None:
+    if step != "inside" and not soak:
+        pytest.skip("of the steps, the short form has the one with an open transaction; the others are in the long one (--soak)")
     draw = random.Random(f"zombie {step}")
     with Traffic(site, 21) as traffic:
         zombie = site.start("zombie", command=patched(f"stop={step}:{draw.randint(10, 40)}"))
@@ -27,7 +29,6 @@ def test_a_zombie_is_fenced_and_ends(step: str, site: Site) -> None:
         zombie.process.send_signal(signal.SIGCONT)
         assert zombie.wait() == 70, zombie.tail()
         assert "the worker ends" in zombie.output(), zombie.tail()
-        traffic.assert_flows()
         site.start("zombie")
         other.poll("/metrics", lambda _status, _body: 0 < other.metric("livejobs_partitions_ready") < site.partitions)
         traffic.assert_flows()
