@@ -32,6 +32,9 @@ ENDING_STEP = 10_000
 TICK_ROWS = 10_000
 """Rows that one tick touches; the rest is left to the next."""
 
+REJECT_OVERHEAD_BYTES = 1000
+"""Memory of a message that is sent on, beside its body, about."""
+
 EPOCH_BITS = 40
 
 _TICK = messages.TICK.encode()
@@ -145,7 +148,7 @@ class Fold(Overlay):
         partition = partition_of(key, self.partitions)
         if partition != self.partition:
             self._changes.reroutes.append((partition, key, record.value, list(record.headers)))
-            self._bytes += len(record.value or b"")
+            self._bytes += len(record.value or b"") + REJECT_OVERHEAD_BYTES
             self.counts["rerouted"] += 1
             return None
         return self._regression(key, name)
@@ -163,7 +166,7 @@ class Fold(Overlay):
             extra.append(("livejobs.batch.index", b"%d" % index))
             value = item
         self._changes.rejects.append((record.key, value, [*record.headers, *extra]))
-        self._bytes += len(value or b"")
+        self._bytes += len(value or b"") + REJECT_OVERHEAD_BYTES
         self.counts["rejected"] += 1
 
     # ------------------------------------------------------------------ regressions

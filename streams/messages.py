@@ -28,6 +28,9 @@ TICK = "_livejobs.tick"
 REGRESSION_TYPES = frozenset({"regr-start", "regr-update", "regr-finish", "regr-tank"})
 TYPES = REGRESSION_TYPES | {"job-live", "job-finish", "batch-job-finish"}
 
+BATCH_JOBS_MAX = 2**15
+"""In one batch-job-finish: more than that can't all be jobs within its largest size. It is rejected as one."""
+
 REJECT_CODES = {
     "bad-type": "no `type` header, or an unknown or reserved type",
     "bad-key": "the key is empty or no UTF-8",
@@ -256,7 +259,10 @@ def batch(body: bytes | None) -> list[bytes]:
     if len(body) > MESSAGE_BYTES_MAX:
         raise Reject("too-large", f"body: {len(body)} bytes, allowed are {MESSAGE_BYTES_MAX}")
     try:
-        return [bytes(raw) for raw in _decode_raw_array(body)]
+        raws = _decode_raw_array(body)
+        if len(raws) > BATCH_JOBS_MAX:
+            raise Reject("too-large", f"body: {len(raws)} jobs, allowed are {BATCH_JOBS_MAX}")
+        return [bytes(raw) for raw in raws]
     except msgspec.ValidationError:
         _value(body)
         raise Reject("bad-field", "body: a JSON array of jobs is needed") from None
@@ -379,8 +385,8 @@ def _object(body: bytes) -> dict[str, Any]:
 def _refuse_duplicates(body: bytes) -> None:
     def pairs(items: list[tuple[str, object]]) -> None:
         if len({name for name, _ in items}) != len(items):
-            names = [name for name, _ in items]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise Reject("bad-json", f"{twice[:64]!r}: the key stands twice in one object")
 
     try:

@@ -9,6 +9,7 @@ sequences, retries, transactions. What is taken over is in aiokafka's private pa
 import asyncio
 import struct
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -89,8 +90,13 @@ class _Opened:
         batch = self._data[self._at : self._end()]
         self._at += len(batch)
         head = _HEAD.unpack_from(batch)
-        if head[3] == _VERSION and head[5] & _CODEC and calc_crc32c(memoryview(batch)[_CRC_FROM:]) == head[4]:
-            batch = compression.opened(batch)
+        if head[3] == _VERSION and calc_crc32c(memoryview(batch)[_CRC_FROM:]) == head[4]:
+            if head[5] & _CODEC:
+                batch = compression.opened(batch)
+            try:
+                _check(MemoryRecords(batch).next_batch(), head)
+            except (CorruptRecordException, ValueError, IndexError, struct.error) as error:
+                batch = compression.refused(batch, str(error))
         return MemoryRecords(batch).next_batch()
 
     def size_in_bytes(self) -> int:
@@ -99,6 +105,15 @@ class _Opened:
 
     def _end(self) -> int:
         return self._at + _LOG_BYTES + int.from_bytes(self._data[self._at + 8 : self._at + 12], "big")
+
+
+def _check(batch: Any, head: tuple[int, ...]) -> None:
+    """Raises what aiokafka raises for a malformed batch, and ValueError where its offsets are not in order."""
+    before, last = head[0] - 1, head[0] + head[6]
+    for record in batch:
+        if not before < record.offset <= last:
+            raise ValueError("its records are not in order")
+        before = record.offset
 
 
 class _Fast(PartitionRecords):  # type: ignore[misc]
@@ -219,10 +234,12 @@ class _FastResult(FetchResult):  # type: ignore[misc]
 
 def _unpacked(batch: bytes) -> list[Any]:
     """The records of a batch. Raises RefusedError, and ValueError when they are malformed."""
-    base, _, _, _, _, attributes, _, base_ms, max_ms, _, _, _, count = _HEAD.unpack_from(batch)
+    base, _, _, _, _, attributes, last, base_ms, max_ms, _, _, _, count = _HEAD.unpack_from(batch)
     data, start = (compression.unpacked(batch), 0) if attributes & _CODEC else (batch, _HEAD.size)
     append_time = bool(attributes & _LOG_APPEND_TIME)
-    found: list[Any] = native.records(data, start, count, base, max_ms if append_time else base_ms, append_time)
+    found: list[Any] = native.records(
+        data, start, count, base, last, max_ms if append_time else base_ms, append_time
+    )
     return found
 
 
@@ -299,9 +316,10 @@ def _built(outputs: Sequence[Output], transactional: bool) -> Iterator[BatchBuil
 
 
 def _compressed(output: Output, transactional: bool) -> BatchBuilder:
-    """A record larger than a batch: it came in a compressed batch, and fits the topic's limit only in one."""
+    """A record larger than a batch: if it came in a compressed batch, it fits the topic's limit only in one."""
     key, value, headers = output
-    batch = BatchBuilder(len(value or b""), GZIP, is_transactional=transactional)
+    codec = GZIP if len(zlib.compress(value or b"")) < len(value or b"") else 0
+    batch = BatchBuilder(len(value or b""), codec, is_transactional=transactional)
     batch.append(timestamp=None, key=key, value=value, headers=headers)
     batch.close()
     return batch

@@ -245,27 +245,30 @@ cdef Record _record(const uint8_t *at, const uint8_t *end):
     return record
 
 
-def records(bytes data not None, Py_ssize_t start, Py_ssize_t count, long long base_offset, long long base_ms,
-            bint append_time):
+def records(bytes data not None, Py_ssize_t start, Py_ssize_t count, long long base_offset, long long last,
+            long long base_ms, bint append_time):
     """The records of one batch, which fill `data` from `start` on, uncompressed. ValueError where it is malformed.
 
-    `base_ms` is the first record's time, or with `append_time` the time of all of them.
+    Their offsets are `base_offset` to that and `last`, in order, some of them maybe gone. `base_ms` is the first record's time, or with `append_time` the time of all of them.
     """
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
     if not 0 <= start <= PyBytes_GET_SIZE(data):
         raise ValueError("there is no such place")
-    return _records(at + start, at + PyBytes_GET_SIZE(data), count, base_offset, base_ms, append_time, [])
+    return _records(at + start, at + PyBytes_GET_SIZE(data), count, base_offset, last, base_ms, append_time, [])
 
 
-cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long long base_offset, long long base_ms,
-                   bint append_time, list found):
-    cdef int64_t size = 0
+cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long long base_offset, int64_t last,
+                   long long base_ms, bint append_time, list found):
+    cdef int64_t size = 0, before = -1
     cdef Record record
     while count > 0:
         at = _sized(at, end, &size)
         record = None if at == NULL else _record(at, at + size)
         if record is None:
             raise ValueError(f"a record of the batch at offset {base_offset} is malformed")
+        if not before < record.offset <= last:
+            raise ValueError(f"the records of the batch at offset {base_offset} are not in order")
+        before = record.offset
         record.offset += base_offset
         record.timestamp = base_ms if append_time else base_ms + record.timestamp
         found.append(record)
@@ -279,9 +282,9 @@ cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long
 def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
     """Unpack consecutive plain batches of a fetched record set, from position `at` on.
 
-    Stops before a batch that is compressed, part of a transaction, of another version or not there as a whole, and
-    after `most` records. Returns the records, the position behind them and the offset after the last batch (-1: there
-    was none). ValueError where a batch is malformed.
+    Stops before a batch that is compressed, part of a transaction, of another version, malformed or not there as a
+    whole, and after `most` records. Returns the records, the position behind them and the offset after the last batch
+    (-1: there was none). ValueError where a checksum is wrong.
     """
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef const uint8_t *head
@@ -289,6 +292,7 @@ def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
     cdef int64_t next_offset = -1, base
     cdef bint append_time
     cdef list found = []
+    cdef Py_ssize_t good
     while total - at >= HEAD_BYTES and len(found) < most:
         head = start + at
         size = LOG_BYTES + <Py_ssize_t>_big(head + 8, 4)
@@ -298,8 +302,13 @@ def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
         if _big(head + 17, 4) != lj_crc32c(head + CRC_FROM, size - CRC_FROM):
             raise ValueError(f"the batch at offset {base} has a wrong checksum")
         append_time = head[22] & LOG_APPEND_TIME
-        _records(head + HEAD_BYTES, head + size, <int>_big(head + 57, 4), base,
-                 <int64_t>_big(head + (35 if append_time else 27), 8), append_time, found)
+        good = len(found)
+        try:
+            _records(head + HEAD_BYTES, head + size, <int>_big(head + 57, 4), base, <int>_big(head + 23, 4),
+                     <int64_t>_big(head + (35 if append_time else 27), 8), append_time, found)
+        except ValueError:
+            del found[good:]
+            break
         next_offset = base + <int>_big(head + 23, 4) + 1
         at += size
     return found, at, next_offset
@@ -1186,7 +1195,7 @@ cdef class Packer:
     def messages(self):
         """Its records."""
         cdef const uint8_t *at = <const uint8_t *>(<char *>self._packed)
-        return _records(at + HEAD_BYTES, at + self._used, self._count, 0, 0, True, [])
+        return _records(at + HEAD_BYTES, at + self._used, self._count, 0, self._count - 1, 0, True, [])
 
     def record_count(self):
         """Number of records."""

@@ -38,7 +38,7 @@ def compiled_record(record: "Record") -> Any:
     if native is None:
         return record
     packed, _ = native.pack([(record.key, record.value, list(record.headers))], 0, 1)
-    return native.records(bytes(packed), 61, 1, record.offset, record.timestamp, True)[0]
+    return native.records(bytes(packed), 61, 1, record.offset, 0, record.timestamp, True)[0]
 
 
 class Record(NamedTuple):

@@ -392,7 +392,7 @@ def test_bombs_are_rejected_as_they_came_and_cost_little(broker: Broker, tmp_pat
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-# --- known holes ------------------------------------------------------------------------------------------------------
+# --- holes that there were ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -402,13 +402,11 @@ def hole(broker: Broker, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-@pytest.mark.xfail(reason="the broker takes records that are not quite well formed, and a batch of them that is not compressed ends the worker")
 def test_a_malformed_batch_does_not_end_the_worker(hole: Site) -> None:
     data = raw.batch(b"\x0c\0\0\0" + raw.varint(-5) + b"\1\0")
     wait_until_applied(hole, hole.background.run(raw.send(hole.producer, hole.config.kafka.events_topic, data)))
 
 
-@pytest.mark.xfail(reason="the broker does not look at the offsets inside of a batch that is not compressed, and they are believed")
 @pytest.mark.parametrize("deltas", [(0, 1000, 2), (1, 0, 2), (-5, 1, 2)])
 def test_offsets_of_its_own_do_not_make_messages_of_others_a_replay(deltas: tuple[int, ...], hole: Site) -> None:
     name = next(name for name in map(str, range(100)) if hole.partition_of(name) == 0)
@@ -421,7 +419,6 @@ def test_offsets_of_its_own_do_not_make_messages_of_others_a_replay(deltas: tupl
     assert stats["pass"] == (1 if rejects else 1 + len(deltas))  # not a part of them
 
 
-@pytest.mark.xfail(reason="on its way to its own partition it is compressed, which makes it larger")
 def test_the_largest_message_that_the_topic_takes_may_be_on_the_wrong_partition(hole: Site) -> None:
     name = next(name for name in map(str, range(100)) if hole.partition_of(name) == 1)
     value = Random(1).randbytes(1_064_960 - len(raw.batch(raw.record(name.encode(), b"x" * MIB))) + MIB)
@@ -431,7 +428,6 @@ def test_the_largest_message_that_the_topic_takes_may_be_on_the_wrong_partition(
     hole.wait_for(lambda: [record for record in hole.reader.rejects.records if record.value == value], 10)
 
 
-@pytest.mark.xfail(reason="a transaction is committed though one of its batches was refused")
 def test_what_can_not_be_written_is_not_acknowledged(hole: Site) -> None:
     """A topic of rejects that takes no large ones: the worker ends, and when it takes them again nothing is lost."""
     topic = hole.config.kafka.rejects_topic
@@ -448,7 +444,6 @@ def test_what_can_not_be_written_is_not_acknowledged(hole: Site) -> None:
     hole.wait_for(lambda: [record for record in hole.reader.rejects.records if record.value == value], 10, lambda: f"the reject of {sent}")
 
 
-@pytest.mark.xfail(reason="each reject takes a thousand bytes of memory, of which only those of the job are counted")
 def test_a_batch_of_rubbish_is_rejected_in_bounded_pieces() -> None:
     """More jobs than fit into a message if they are jobs: a KiB of such messages, compressed, took a worker to 4 GiB."""
     rubbish = MemoryRecord(0, 1000, b"r", b"[" + b"0," * 100_000 + b"0]", (("type", b"batch-job-finish"),))
@@ -457,7 +452,6 @@ def test_a_batch_of_rubbish_is_rejected_in_bounded_pieces() -> None:
     assert len(fold.take().rejects) < 40_000
 
 
-@pytest.mark.xfail(reason="which key stands twice is looked for in a time that grows with the square of their number")
 def test_many_keys_of_which_the_last_stands_twice_are_refused_soon() -> None:
     code = """if True:
         from livejobs.streams import messages
