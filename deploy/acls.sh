@@ -127,7 +127,7 @@ allow 'Worker: looks whether the topic of the messages has the clock of the brok
     "$workers" --topic "$events" --topic "$jobs" --topic "$stats" --operation DescribeConfigs
 allow 'Worker: shares the partitions with the other workers, and commits.' \
     "$workers" --group "$group" --operation Read
-allow 'Worker: has a transaction for each partition. Who else had this right could fence the workers off.' \
+allow 'Worker: writes in transactions. Who else had this right could fence the workers off.' \
     "$workers" --transactional-id "$group-" --resource-pattern-type prefixed --operation Write
 
 allow 'Viewer: reads the two tables. A consumer that joins a group needs Read on that group, too, which must be another

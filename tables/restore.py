@@ -1,7 +1,6 @@
 """Rebuild a store from its two changelog partitions, from where it stands to their ends.
 
-The caller has fenced the predecessor (started the partition's transactional producer) before, so that the ends don't
-move any more.
+The caller has waited for the predecessor's last transaction before, so that the ends don't move any more.
 """
 
 import time

@@ -28,6 +28,8 @@ from bench.setting import Result, Runs, Setting
 RATES = (1_000, 10_000)
 EVENTS = 250_000
 """At the highest rate; each rate runs as long as that one."""
+WARM_UP_SECONDS = 90
+"""Of the broker, before the first run."""
 WARM_UP = 0.2
 """Share of each run that does not count."""
 LINGER_MS = 5
@@ -50,6 +52,8 @@ def measure(setting: Setting) -> Result:
     """All rates, all rounds."""
     seconds = (setting.events or EVENTS) / max(RATES)
     runs: Runs = {f"{rate:,}/s": [] for rate in RATES}
+    # A broker that has just started still compiles itself, for minutes, on one of the cores that are measured.
+    _run(setting, max(RATES), WARM_UP_SECONDS * max(RATES))
     for number in range(1, setting.runs + 1):
         for rate, (name, some) in zip(RATES, runs.items(), strict=True):
             setting.note("latency", name, number, _run(setting, rate, int(rate * seconds)), some)
