@@ -10,8 +10,8 @@ from livejobs.streams.outgoing import Lines, Message
 from livejobs.streams.talk import say
 from livejobs.streams.tunnel_client import NoTunnelError, TunnelGoneError
 
-BLOCK_BYTES = 512 * 1024
-"""Of a request with many messages, about."""
+BLOCK_BYTES = 896 * 1024
+"""Of a request with many messages, about: so they go to Kafka as one batch, with what it adds to each of them."""
 KEEPER = "the tunnel's spool; it sends them"
 
 
