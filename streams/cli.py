@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 DIFFERENT, USAGE, BAD_DATA, AWAY, KEPT, BAD_CONFIG = 1, 2, 65, 69, 75, 78
 CONFIG_FILE = "livejobs.toml"
 CONFIG_VARIABLE = "LIVEJOBS_CONFIG"
+EXTRAS = {"aiohttp": "tunnel", "sse_starlette": "web", "starlette": "web", "uvicorn": "web"}
+"""Which extra brings a package; others come with `worker`."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,10 +98,12 @@ def _code_of(error: Exception) -> int | None:
         return BAD_CONFIG
     if "BrokerAwayError" in names or "KafkaError" in names:
         return AWAY
-    if names & {"BrokerError", "DemoError", "TopicsError", "TunnelError", "VerifyError"}:
+    if names & {"BrokerError", "DemoError", "TopicsError", "TunnelError", "VerifyError", "WebAwayError"}:
         return AWAY
+    if "RefusedError" in names:
+        return BAD_DATA
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("livejobs"):
-        extra = "tunnel" if error.name == "aiohttp" else "worker"
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "worker")
         error.args = (f"{error.name} is not installed: this command needs `pip install livejobs[{extra}]`",)
         return AWAY
     return None
@@ -323,6 +327,113 @@ def verify(config_file: str | None, settings: tuple[str, ...], *, as_json: bool)
 
             click.echo("\n".join(map(printable, str(report).splitlines())))
         sys.exit(0 if report.ok else DIFFERENT)
+
+
+def _from_api(command: F) -> F:
+    """Give a command what finds the API, and `--json`."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="The API's own JSON on standard output."),
+        click.option("--tokenfile", metavar="FILE", help="Its first line is the token. Default: [web] tokenfile."),
+        click.option("--url", metavar="URL", help="Of the web service. Default: http:// and [web] bind."),
+    ):
+        command = option(command)
+    return with_config(command)
+
+
+@group.command(short_help="List regressions, or the jobs of one.")
+@_from_api
+@click.argument("regression", required=False)
+@click.option("--status", help="LIVE, COMPLETE, ABORTED, TANKED; several with commas.")
+@click.option("--project", help="Only this project's regressions.")
+@click.option("--group", help="Only this group's regressions.")
+@click.option("--user", help="Only this user's.")
+@click.option("--hidden", is_flag=True, help="Tanked regressions, too.")
+@click.option("--result", help="Of jobs: live, pass, fail, skip; several with commas. Default: live.")
+@click.option("--host", help="Of jobs: only those on this host; without REGRESSION, of all live jobs.")
+@click.option("-q", "--search", "q", metavar="WORDS", help="Only what has these words.")
+@click.option("--jobs", is_flag=True, help="Without REGRESSION: jobs of all regressions, not regressions.")
+@click.option("--sort", help="As in the API: a column's name, a - before it for the greatest first.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many rows.")
+def ls(  # noqa: PLR0913, PLR0917  its options
+    config_file: str | None,
+    settings: tuple[str, ...],
+    url: str | None,
+    tokenfile: str | None,
+    regression: str | None,
+    limit: int,
+    *,
+    jobs: bool,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """List regressions, the newest first; or the live jobs of REGRESSION, the longest running first.
+
+    REGRESSION may be SERIES/$, the latest of a series. Needs a running `livejobs web`.
+    """
+    of_jobs = regression is not None or jobs or filters["host"] is not None or filters["result"] is not None
+    foreign = ("status", "project", "group", "hidden") if of_jobs else ()
+    for name in foreign:
+        if filters[name]:
+            raise click.UsageError(f"--{name} is for regressions, not for jobs")
+    with told():
+        config = load(config_file, settings)
+        from livejobs.streams import shown
+        from livejobs.streams.client import Client
+
+        parameters = {**filters, **({"regression": regression} if of_jobs else {})}
+        shown.ls(Client(config, url, tokenfile), parameters, limit, as_json=as_json)
+
+
+@group.command(short_help="Show one regression, or one job.")
+@_from_api
+@click.argument("name")
+@click.option("--job", is_flag=True, help="NAME is the id of a job, as `livejobs ls --json` has it.")
+def show(  # noqa: PLR0913  its options
+    config_file: str | None,
+    settings: tuple[str, ...],
+    url: str | None,
+    tokenfile: str | None,
+    name: str,
+    *,
+    job: bool,
+    as_json: bool,
+) -> None:
+    """Show the regression NAME with its live jobs; SERIES/$ is the latest of a series. Or one job."""
+    with told():
+        config = load(config_file, settings)
+        from livejobs.streams import shown
+        from livejobs.streams.client import Client
+
+        shown.show(Client(config, url, tokenfile), name, job=job, as_json=as_json)
+
+
+@group.command(short_help="Follow what is live.")
+@_from_api
+@click.argument("regression", required=False)
+@click.option("--user", help="Only this user's.")
+@click.option("-q", "--search", "q", metavar="WORDS", help="Only what has these words.")
+def top(  # noqa: PLR0913, PLR0917  its options
+    config_file: str | None,
+    settings: tuple[str, ...],
+    url: str | None,
+    tokenfile: str | None,
+    regression: str | None,
+    user: str | None,
+    q: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Follow the live regressions, or the live jobs of REGRESSION, as they change. Ends on Ctrl-C.
+
+    With --json, one line for each change: the state of the view, and all rows.
+    """
+    with told(), contextlib.suppress(KeyboardInterrupt):
+        config = load(config_file, settings)
+        from livejobs.streams import shown
+        from livejobs.streams.client import Client
+
+        which: dict[str, object] = {"regression": regression} if regression is not None else {"status": "LIVE"}
+        shown.top(Client(config, url, tokenfile), {**which, "user": user, "q": q}, as_json=as_json)
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""`livejobs demo`: a broker, the topics, a worker and a simulated farm on this machine, and what comes out of them.
+"""`livejobs demo`: broker, topics, worker, web view and a simulated farm on this machine, and what comes out of them.
 
 It ends on Ctrl-C, SIGTERM or SIGHUP, within ten seconds, and leaves nothing: no process, no file, no topic.
 """
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import deque
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from livejobs.streams import broker as brokers
 from livejobs.streams import farm, topics
 from livejobs.streams.board import Board
 from livejobs.streams.broker import Broker, BrokerError
-from livejobs.streams.config import TOPIC_KEYS, Config, Kafka, Sigs, split_address
+from livejobs.streams.config import TOPIC_KEYS, Config, Kafka, Sigs, Web, split_address
 from livejobs.streams.kafka import client_options
 from livejobs.streams.publish import BrokerAwayError, Publisher
 
@@ -45,6 +46,8 @@ PLAIN_SECONDS = 1.0
 RATE_SECONDS = 5.0
 LOG_LINES_SHOWN = 15
 JOBS_A_SECOND = 25.0
+CONFIG_FILE = "livejobs.toml"
+WEB_PACKAGES = ("starlette", "sse_starlette", "uvicorn")
 
 RULES = Sigs(
     enablelivejobs=True,
@@ -109,7 +112,7 @@ def _own_broker(config: Config, folder: Path) -> Broker | None:
 
 
 def demo_config(config: Config, folder: Path, bootstrap: str | None) -> Config:
-    """The configuration of the demo's worker, all its files in `folder`.
+    """The configuration of the demo's worker and web view, all its files in `folder`.
 
     `bootstrap` is our own broker's address; None: the configured one, on topics that no one else has.
     """
@@ -125,13 +128,14 @@ def demo_config(config: Config, folder: Path, bootstrap: str | None) -> Config:
         healthbind=f"127.0.0.1:{brokers.free_port()}",
         instanceid="",
     )
-    return Config(sigs=config.sigs if config.sigs.enablelivejobs else RULES, kafka=kafka, worker=worker)
+    web = Web(bind=f"127.0.0.1:{brokers.free_port()}", datadir=str(folder / "view"))
+    return Config(sigs=config.sigs if config.sigs.enablelivejobs else RULES, kafka=kafka, worker=worker, web=web)
 
 
 def to_toml(config: Config) -> str:
     """The configuration as the text of a file that `config.load` reads."""
     lines = []
-    for section in ("sigs", "kafka", "worker"):
+    for section in ("sigs", "kafka", "worker", "web"):
         values = msgspec.structs.asdict(getattr(config, section))
         lines.append(f"[{section}]")
         given = ((key, value) for key, value in values.items() if value is not None)
@@ -149,7 +153,7 @@ class Demo:
         self.board = Board()
         self.changed = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._publisher: Publisher | None = None
         self._has_topics = False
         self._began = time.monotonic()
@@ -183,7 +187,13 @@ class Demo:
             self._has_topics = False
             raise
         _say("starting a worker and the farm; Ctrl-C ends it all")
-        self._start_worker()
+        (self.folder / CONFIG_FILE).write_text(to_toml(self.config), encoding="utf-8")
+        self._start("worker")
+        if self.page is not None:
+            self._start("web")
+            _say(f"the page is at {self.page}")
+        else:
+            _say("no page: it needs `pip install livejobs[web]`")
         watch = asyncio.create_task(self._watch())
         parts = {watch, *(asyncio.create_task(part) for part in (self._farm(), self._read(), self._show()))}
         try:
@@ -197,13 +207,16 @@ class Demo:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
 
-    def _start_worker(self) -> None:
-        path = self.folder / "livejobs.toml"
-        path.write_text(to_toml(self.config), encoding="utf-8")
+    @property
+    def page(self) -> str | None:
+        """Address of the page; None where its packages are not installed."""
+        return f"http://{self.config.web.bind}/" if all(map(find_spec, WEB_PACKAGES)) else None
+
+    def _start(self, command: str) -> None:
         code = "import sys; from livejobs.streams.cli import main; sys.exit(main())"
-        with self._log.open("wb") as log:
-            self._worker = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, "worker", "--config", str(path)],
+        with self._log(command).open("wb") as log:
+            self._children[command] = subprocess.Popen(
+                [sys.executable, "-P", "-c", code, command, "--config", str(self.folder / CONFIG_FILE)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -212,9 +225,8 @@ class Demo:
                 start_new_session=True,  # Ctrl-C reaches only us, and we decide what ends when
             )
 
-    @property
-    def _log(self) -> Path:
-        return self.folder / "worker.log"
+    def _log(self, command: str) -> Path:
+        return self.folder / f"{command}.log"
 
     async def _watch(self) -> None:
         """Raise when a child has ended by itself."""
@@ -224,10 +236,11 @@ class Demo:
                     self.broker.wait()  # raises, with its last lines
                 except BrokerError as error:
                     raise DemoError(str(error)) from error
-            if self._worker is not None and self._worker.poll() is not None:
-                lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-                what = f"the worker ended by itself (exit code {self._worker.returncode}); its last lines:"
-                raise DemoError("\n  ".join([what, *lines]))
+            for command, child in self._children.items():
+                if child.poll() is not None:
+                    lines = self._log(command).read_text(encoding="utf-8", errors="replace").splitlines()
+                    what = f"the {command} ended by itself (exit code {child.returncode}); its last lines:"
+                    raise DemoError("\n  ".join([what, *lines[-LOG_LINES_SHOWN:]]))
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _farm(self) -> None:
@@ -262,7 +275,8 @@ class Demo:
                 sys.stdout.write(f"{time.monotonic() - self._began:.0f} s: {self.board.line(*self._events())}\n")
                 sys.stdout.flush()
         health = f"http://{self.config.worker.healthbind}/metrics"
-        footer = f"broker {self.config.kafka.brokers}, worker {health}; Ctrl-C ends it all"
+        page = "" if self.page is None else f"page {self.page}, "
+        footer = f"{page}broker {self.config.kafka.brokers}, worker {health}; Ctrl-C ends it all"
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 now_ms = time.time_ns() // 1_000_000
@@ -291,26 +305,25 @@ class Demo:
         def left(deadline_seconds: float) -> float:
             return max(began + deadline_seconds - time.monotonic(), 0.1)
 
-        if self._worker is not None and self._worker.poll() is None:
-            self._worker.send_signal(signal.SIGTERM)
+        for child in self._children.values():
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
         work.cancel()
         await asyncio.wait({work}, timeout=left(CLIENTS_END_SECONDS))
         _say("stopping")
-        await self._end_worker(left(WORKER_END_SECONDS))
+        for child in self._children.values():
+            await self._end_child(child, left(WORKER_END_SECONDS))
         if self.broker is None:
             await self._delete_topics(left(BROKER_END_SECONDS))
         else:
             await self._end_broker(self.broker, left(BROKER_END_SECONDS))
 
-    async def _end_worker(self, seconds: float) -> None:
-        worker = self._worker
-        if worker is None:
-            return
+    async def _end_child(self, child: subprocess.Popen[bytes], seconds: float) -> None:
         try:
-            await asyncio.to_thread(worker.wait, seconds)
+            await asyncio.to_thread(child.wait, seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
     async def _end_broker(self, broker: Broker, seconds: float) -> None:
         if self._starting is not None:

@@ -114,11 +114,12 @@ def job_columns(key: bytes, value: bytes) -> tuple[str, str, JobColumns]:
         record = _decode_job(value)
         body = record.job
         seed = _text_of(bytes(body.seed))
-        first_ms = times.from_text(record.first_seen)
+        started_ms = _ms(body.start_time, NONE)
+        if started_ms == NONE:
+            started_ms = times.from_text(record.first_seen)
     except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors
         raise UnreadableError(str(error)) from error
     live = record.result == "live"
-    started_ms = _ms(body.start_time, first_ms)
     runtime_ms = _number(body.runtime_ms)
     if live:
         finish_ms = NONE
