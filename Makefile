@@ -45,7 +45,7 @@ lock: need-python ## resolve the dependencies anew into deploy/*.lock; with UPGR
 		sed -n '/^uv==/,/[^\\]$$/p' deploy/requirements.lock > build/uv.lock && \
 		$(BIN)/pip install --quiet --require-hashes -r build/uv.lock; }
 	$(BIN)/uv pip compile $(UV_FLAGS) --all-extras --output-file deploy/requirements.lock pyproject.toml
-	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --constraint deploy/requirements.lock \
+	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --extra web --constraint deploy/requirements.lock \
 		--output-file deploy/worker.lock pyproject.toml
 	$(BIN)/uv pip compile $(UV_FLAGS) --extra worker --group bench --constraint deploy/requirements.lock \
 		--output-file deploy/bench.lock pyproject.toml

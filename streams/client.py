@@ -58,9 +58,9 @@ class Client:
     def pages(self, path: str, parameters: Mapping[str, object], limit: int) -> dict[str, Any]:
         """The first `limit` rows of a list, however many pages that is."""
         rows: list[Any] = []
-        cursor = None
+        cursor: str | None = None
         while True:
-            more = {"cursor": cursor} if cursor else {}
+            more: dict[str, object] = {"cursor": cursor} if cursor else {}
             page = self.get(path, {**parameters, "limit": min(limit - len(rows), 200), **more})
             rows += page["rows"]
             cursor = page["next"]

@@ -5,6 +5,7 @@ would be if the topics ended there. Records are absolute, so reading some of the
 """
 
 import contextlib
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,7 +104,7 @@ class View:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # others need a token, too
         self._ids: dict[str, int] = {}
         self.unreadable = 0
         """Records that none of our workers wrote: they are left out."""
@@ -111,7 +112,7 @@ class View:
         self._made: Made | None = None
         self._updated_ms = 0
         with contextlib.suppress(sqlite3.DatabaseError, msgspec.MsgspecError, ValueError):
-            if self._meta("complete") == "1":
+            if self._meta("complete") == self._schema():
                 self._updated_ms = int(self._meta("updated_ms") or 0)
                 self._made = msgspec.json.decode(self._meta("made") or "", type=Made)
         self.bulk = self._made is None or self._made.format != FORMAT
@@ -120,6 +121,11 @@ class View:
         """Whether it can be gone on with: it is made of that, and not so old that it may have missed something."""
         fresh = time.time() * 1000 - self._updated_ms <= times.CHANGELOG_AGE_MS_MAX
         return not self.bulk and self._made == made and fresh
+
+    def _schema(self) -> str:
+        """A digest of all tables, indexes and triggers that are there."""
+        lines = self._db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+        return hashlib.blake2b(repr(lines).encode(), digest_size=16).hexdigest()
 
     def _meta(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -138,7 +144,7 @@ class View:
         self._db = _open(self.path)
         # A crash leaves nothing that is used: no journal.
         self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{BULK_CACHE_KIB}; {TABLES}")
-        self._set_meta(made=msgspec.json.encode(made).decode(), complete="0", built=now())
+        self._set_meta(made=msgspec.json.encode(made).decode(), complete="", built=now())
 
     def settle(self) -> None:
         """Make a view that has been filled in bulk ready to be read and kept up to date."""
@@ -146,7 +152,7 @@ class View:
             return
         self._db.executescript(f"PRAGMA threads = 2; BEGIN; {INDEXES} {TRIGGERS} COMMIT")
         self._updated_ms = int(time.time() * 1000)
-        self._set_meta(complete="1", updated_ms=str(self._updated_ms))
+        self._set_meta(complete=self._schema(), updated_ms=str(self._updated_ms))
         self._db.close()
         self._db = _open(self.path)
         self.bulk = False

@@ -7,6 +7,7 @@ import pytest
 import schemathesis
 from harness import Site
 from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from web import TOKEN, Web
 
 from livejobs.streams.broker import Broker
@@ -29,8 +30,10 @@ def web(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
             yield running.with_token().ready()
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")  # schemathesis does
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_what_the_document_says_holds(case: schemathesis.Case, web: Web) -> None:
     response = case.call(base_url=f"http://127.0.0.1:{web.port}", headers={"Authorization": f"Bearer {TOKEN}"})
-    case.validate_response(response)
+    # A cursor, or what fits which list, is more than a schema can say.
+    case.validate_response(response, excluded_checks=[positive_data_acceptance])

@@ -118,7 +118,7 @@ def _rename_topics(path: Path) -> None:
     [
         pytest.param(_delete, id="deleted"),
         pytest.param(_spoil, id="no database"),
-        pytest.param(_change("UPDATE meta SET value = '0' WHERE name = 'complete'"), id="half made"),
+        pytest.param(_change("UPDATE meta SET value = '' WHERE name = 'complete'"), id="half made"),
         pytest.param(_change("UPDATE meta SET value = replace(value, '\"format\":', '\"format\":9') WHERE name = 'made'"), id="another format"),
         pytest.param(_change("UPDATE meta SET value = '1000' WHERE name = 'updated_ms'"), id="too old"),
         pytest.param(_change("UPDATE positions SET next = 1000000"), id="beyond the ends"),
@@ -136,6 +136,20 @@ def test_a_view_that_does_not_fit_is_made_anew(site: Site, harm: Any) -> None:
         web.start()
         assert_as_the_topics(site, web.ready())
         assert built(web) > since
+
+
+def test_a_view_that_is_damaged_while_it_runs_is_made_anew(site: Site) -> None:
+    with Web(site) as web:
+        since = built(web.ready())
+        with web.view_file().open("r+b") as file:
+            size = file.seek(0, 2)
+            for page in range(1, size // 4096):
+                file.seek(4096 * page)
+                file.write(b"\xff" * 4096)
+        for number in range(60, 70):
+            site.send("job-live", "a/1", job(number))
+        web.wait_for(lambda: built(web) > since, 2 * SECONDS)
+        assert_as_the_topics(site, web)
 
 
 def test_two_side_by_side_show_the_same(site: Site) -> None:
@@ -204,7 +218,18 @@ def test_an_outage_is_told_and_waited_out(tmp_path: Path) -> None:
 
 
 def test_topics_that_were_made_anew_are_read_anew(site: Site) -> None:
+    """Also when they hold more than before, so that offsets tell nothing."""
+    site.reader.read_to_the_end(site.reader.stats)
     names = [site.config.kafka.jobs_topic, site.config.kafka.stats_topic]
+    record = json.dumps({**site.reader.stats["a/1"], "regression": "new/1"}).encode()
+
+    async def refill() -> None:
+        for name, key, value in ((names[0], b'["a/1","none"]', None), (names[1], b"new/1", record)):
+            for partition in range(site.partitions):
+                for _ in range(100):
+                    await site.producer.send(name, value, key=key, partition=partition)
+        await site.producer.flush()
+
     with Web(site) as web:
         web.ready()
         web.stop()
@@ -215,5 +240,7 @@ def test_topics_that_were_made_anew_are_read_anew(site: Site) -> None:
         while set(names) & set(site.admin("list_topics")):
             assert time.monotonic() < deadline
         site.background.run(topics.create(site.config))
+        site.background.run(refill())
         web.start()
-        web.wait_for(lambda: web.get("/regressions")["rows"] == [])
+        web.wait_for(lambda: [row["id"] for row in web.get("/regressions")["rows"]] == ["new/1"])
+        assert web.get("/jobs")["rows"] == []

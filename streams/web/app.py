@@ -55,8 +55,7 @@ class Api:
             Route(f"{API}/whoami", self._whoami),
             Route(f"{API}/health", self._health),
             Route(f"{API}/openapi.json", self._document),
-            Route(f"{API}/session", self._login, methods=["POST"]),
-            Route(f"{API}/session", self._logout, methods=["DELETE"]),
+            Route(f"{API}/session", self._session, methods=["POST", "DELETE"]),
             Route(f"{API}/tank", self._tank, methods=["POST"]),
             Route(f"{API}/untank", self._untank, methods=["POST"]),
             Route("/static/{path:path}", self._file),
@@ -106,7 +105,11 @@ class Api:
 
     # ------------------------------------------------------------------ changing
 
-    async def _login(self, request: Request) -> Response:
+    async def _session(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            response = Response(status_code=204)
+            response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+            return response
         token = (await _body(request, SessionBody)).token
         if not self._access.is_token(token):
             raise Problem(403, "token: not a known one", "token")
@@ -115,11 +118,6 @@ class Api:
         response.set_cookie(
             COOKIE, self._access.session(token), SESSION_SECONDS, secure=secure, httponly=True, samesite="strict"
         )
-        return response
-
-    async def _logout(self, _: Request) -> Response:
-        response = Response(status_code=204)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
     async def _tank(self, request: Request) -> Response:
@@ -137,8 +135,8 @@ class Api:
             raise Problem(403, "changes need a token or the administrators' role")
 
     async def _publish(self, regression: str, fields: Mapping[str, Any]) -> Response:
-        if not 1 <= len(regression.encode()) <= KEY_BYTES_MAX:
-            raise Problem(400, f"regression: 1 to {KEY_BYTES_MAX} bytes", "regression")
+        if len(regression.encode()) > KEY_BYTES_MAX:
+            raise Problem(400, f"regression: at most {KEY_BYTES_MAX} bytes", "regression")
         # Only what is there: a wrong name would make a new one.
         await self._readers.read(Asked(RESOURCES["/regression"], NameQuery(name=regression)))
         if self._publishing.locked():

@@ -6,6 +6,7 @@ away and read anew, all of it in bulk.
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 
 from livejobs.streams.config import Kafka
 from livejobs.streams.kafka import Heard, client_options
+from livejobs.streams.web import topic_ids
 from livejobs.tables import times
 from livejobs.tables.view import JOBS, STATS, Batch, Changes, Made, Positions, View
 
@@ -64,6 +66,7 @@ class Ingest:
         self._topics = {kafka.jobs_topic: JOBS, kafka.stats_topic: STATS}
         self._writer = ThreadPoolExecutor(1, "view-writer")
         self._view: View | None = None
+        self._spoiled = False
         self.generation = 0
         """Grows when the view is made anew; 0: there is none that can be read."""
         self.positions: Positions = {}
@@ -116,6 +119,10 @@ class Ingest:
                     await consumer.stop()
             except OffsetOutOfRangeError as error:  # the next round begins it anew
                 log.warning("the topics have lost records: %s", error)
+            except sqlite3.Error as error:
+                log.exception("the view can't be written")
+                # A full disk may have room again; what has no journal, or is damaged, is begun anew.
+                self._spoiled = self._view_.bulk or not isinstance(error, sqlite3.OperationalError)
             except (KafkaError, OSError) as error:
                 reason = f"no Kafka broker answers at {self._kafka.brokers}{heard}"
                 if not isinstance(error, KafkaConnectionError):
@@ -125,6 +132,10 @@ class Ingest:
                 said = reason
                 self._turn(connected=False)
             await asyncio.sleep(RETRY_SECONDS)
+
+    def spoil(self) -> None:
+        """The view is damaged: begin it anew."""
+        self._spoiled = True
 
     async def close(self) -> None:
         """Close the view; `run` has ended."""
@@ -151,7 +162,8 @@ class Ingest:
             tps = [TopicPartition(name, number) for name in self._topics for number in range(partitions)]
             # Before the consumer begins to fetch: it would make us wait for its long polls.
             self._first, self._end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-            await self._fit(Made(topics=list(self._topics), partitions=partitions, ids=[]))
+            ids = await topic_ids.of(consumer._client, list(self._topics))  # noqa: SLF001
+            await self._fit(Made(topics=list(self._topics), partitions=partitions, ids=ids))
             consumer.assign(tps)
             for tp in tps:
                 consumer.seek(tp, self.positions.get(self._place(tp), self._first[tp]))
@@ -178,7 +190,8 @@ class Ingest:
     async def _fit(self, made: Made) -> None:
         """Begin the view anew if it does not fit what the topics hold; find where to go on."""
         view = self._view_
-        self.positions = await self._in_writer(view.positions) if view.fits(made) else {}
+        fits = view.fits(made) and not self._spoiled
+        self.positions = await self._in_writer(view.positions) if fits else {}
         for tp, first in self._first.items():
             place = self.positions.get(self._place(tp), first)
             if not first <= place <= self._end[tp]:
@@ -190,6 +203,7 @@ class Ingest:
             view.bulk = True  # nobody begins to read it
             self.turned()
             await self._in_writer(view.begin, made)
+            self._spoiled = False
 
     # ------------------------------------------------------------------ following
 
@@ -207,6 +221,8 @@ class Ingest:
                 noted = time.monotonic() if current else noted
                 await self._apply(batches, places, current=current)
             await self._settle(places)
+            if self._spoiled:
+                raise sqlite3.DatabaseError("a reader has found the view damaged")
             self._turn(connected=self._connected)
             if batches and not self._view_.bulk:
                 await asyncio.sleep(max(0.0, begin + PAUSE_SECONDS - time.monotonic()))

@@ -1,7 +1,9 @@
 """Readers of the view in a few threads: the event loop waits for none of them."""
 
 import asyncio
+import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +18,10 @@ WAITING_MAX = 200
 
 
 class Readers:
-    """Answers questions from the view."""
+    """Answers questions from the view; tells `damaged` when that can't be read."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, damaged: Callable[[], None]) -> None:
+        self._path, self._damaged = path, damaged
         self._threads = ThreadPoolExecutor(THREADS, "view-reader")
         self._own = threading.local()
         self._all: list[Reader] = []
@@ -36,6 +38,10 @@ class Readers:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, asked, self.generation)
+        except sqlite3.DatabaseError as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                self._damaged()
+            raise
         finally:
             self._waiting -= 1
 

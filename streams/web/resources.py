@@ -103,14 +103,14 @@ def _concerns_jobs(query: JobsQuery, changes: Changes) -> bool:
 
 RESOURCES: dict[str, Resource] = {
     "/regressions": Resource(
-        RegressionsQuery, Reader.regressions, lambda _, changes: bool(changes.regressions or changes.jobs), 0.2
+        RegressionsQuery, Reader.regressions, lambda _, changes: bool(changes.regressions or changes.jobs), 0.25
     ),
     "/facets": Resource(NoQuery, lambda reader, _: reader.facets(), lambda _, changes: bool(changes.regressions), 5.0),
     "/regression": Resource(
-        NameQuery, _regression, lambda query, changes: _concerns_series(query.name, changes.regressions), 0.2
+        NameQuery, _regression, lambda query, changes: _concerns_series(query.name, changes.regressions), 0.25
     ),
-    "/jobs": Resource(JobsQuery, Reader.jobs, _concerns_jobs, 0.2),
-    "/job": Resource(KeyQuery, _job, lambda query, changes: query.key.encode() in changes.jobs, 0.2),
+    "/jobs": Resource(JobsQuery, Reader.jobs, _concerns_jobs, 0.25),
+    "/job": Resource(KeyQuery, _job, lambda query, changes: query.key.encode() in changes.jobs, 0.25),
     "/charts": Resource(
         ChartsQuery, _charts, lambda query, changes: _concerns_series(query.regression, changes.with_jobs), 2.0
     ),

@@ -63,7 +63,8 @@ def _listen(bind: str) -> socket.socket:
 
 async def _serve(config: Config, access: Access, listener: socket.socket) -> int:
     path = Path(config.web.datadir) / VIEW_FILE
-    ingest, readers = Ingest(config.kafka, path), Readers(path)
+    ingest = Ingest(config.kafka, path)
+    readers = Readers(path, ingest.spoil)
     hub = Hub(readers, ingest.state, lambda: ingest.positions)
 
     def turned() -> None:

@@ -1,10 +1,11 @@
 """What answers look like: for the OpenAPI document. Answers themselves are put together from stored records."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from livejobs.streams.web.ingest import Progress
+from livejobs.tables.asks import Name
 from livejobs.tables.regressions import Status
 from livejobs.tables.view_rows import ListedJob
 
@@ -185,20 +186,24 @@ class TankAnswer(msgspec.Struct, kw_only=True):
     tank: bool
 
 
+Reason = Annotated[str, msgspec.Meta(max_length=1000)]
+Token = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
 class TankBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which regression to tank, and why."""
 
-    regression: str
-    reason: str | None = None
+    regression: Name
+    reason: Reason | None = None
 
 
 class UntankBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which regression to untank."""
 
-    regression: str
+    regression: Name
 
 
 class SessionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A token, to get a cookie for it."""
 
-    token: str
+    token: Token

@@ -20,7 +20,7 @@ from bench.kafka import Broker
 from bench.measure import BenchError, machine_speed
 from bench.setting import Result, Setting, say
 
-MEASUREMENTS = ("catch_up", "two_workers", "latency", "restore", "growth", "publishing")
+MEASUREMENTS = ("catch_up", "two_workers", "latency", "restore", "growth", "publishing", "web")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TOP = Path(__file__).resolve().parent.parent.parent
 
