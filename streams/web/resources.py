@@ -12,6 +12,7 @@ from livejobs.tables.asks import HostsQuery, JobsQuery, Key, Name, QueryError, R
 from livejobs.tables.listing import Page
 from livejobs.tables.queries import Reader, TooSlowError
 from livejobs.tables.view import Changes
+from livejobs.tables.view_rows import series_of
 
 API = "/api/v1"
 QUERY_BYTES_MAX = 8 * 1024
@@ -90,14 +91,18 @@ def _there(found: bytes | None, field: str, otherwise: str) -> bytes:
     return found
 
 
-def _concerns_series(name: str, names: set[str]) -> bool:
-    series = name[:-1] if name.endswith("/$") else name.rpartition("/")[0] + "/"
-    return name in names or any(one.startswith(series) for one in names)
+def _concerns(name: str, names: set[str]) -> bool:
+    return name in names or (name.endswith("/$") and any(series_of(one)[0] == name[:-2] for one in names))
+
+
+def _concerns_neighbours(name: str, names: set[str]) -> bool:
+    series = series_of(name)[0]
+    return _concerns(name, names) or (series is not None and any(one.startswith(f"{series}/") for one in names))
 
 
 def _concerns_jobs(query: JobsQuery, changes: Changes) -> bool:
     if query.regression is not None:
-        return _concerns_series(query.regression, changes.with_jobs | changes.regressions)
+        return _concerns(query.regression, changes.with_jobs)
     return bool(changes.jobs)
 
 
@@ -107,12 +112,12 @@ RESOURCES: dict[str, Resource] = {
     ),
     "/facets": Resource(NoQuery, lambda reader, _: reader.facets(), lambda _, changes: bool(changes.regressions), 5.0),
     "/regression": Resource(
-        NameQuery, _regression, lambda query, changes: _concerns_series(query.name, changes.regressions), 0.25
+        NameQuery, _regression, lambda query, changes: _concerns_neighbours(query.name, changes.regressions), 0.25
     ),
     "/jobs": Resource(JobsQuery, Reader.jobs, _concerns_jobs, 0.25),
     "/job": Resource(KeyQuery, _job, lambda query, changes: query.key.encode() in changes.jobs, 0.25),
     "/charts": Resource(
-        ChartsQuery, _charts, lambda query, changes: _concerns_series(query.regression, changes.with_jobs), 2.0
+        ChartsQuery, _charts, lambda query, changes: _concerns(query.regression, changes.with_jobs), 2.0
     ),
     "/hosts": Resource(HostsQuery, Reader.hosts, lambda _, changes: bool(changes.jobs), 1.0),
 }

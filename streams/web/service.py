@@ -24,6 +24,7 @@ from livejobs.streams.web.readers import Readers
 
 VIEW_FILE = "view.db"
 STOP_SECONDS = 3
+SWITCH_SECONDS = 0.0005
 CONNECTIONS_MAX = 2000
 HEAD_BYTES_MAX = 32 * 1024
 
@@ -47,6 +48,8 @@ def run(config: Config) -> int:
     access = Access(config.web)
     listener = _listen(config.web.bind)
     records.install()
+    # SQLite gives Python's lock away at each row: whoever has it then must not keep it for long.
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, access, listener))
