@@ -29,7 +29,8 @@ def to_text(ms: int) -> str:
 
 def to_ms(moment: datetime) -> int:
     """Milliseconds since the epoch, rounded down. The datetime must be aware."""
-    return (moment - _EPOCH) // _MILLISECOND
+    since = moment - _EPOCH  # its seconds and microseconds are never negative
+    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
 def from_text(text: str) -> int:
