@@ -4,6 +4,7 @@ The last tests run the command itself. All that it starts has the path of its fo
 the test's own TMPDIR: that is how one that is left is found.
 """
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -270,7 +272,12 @@ def assert_nothing_left(running: Running) -> None:
 def test_it_shows_finished_jobs_and_ctrl_c_ends_all_of_it(start: Callable[[], Running]) -> None:
     demo = start()
     demo.wait_for(r"[1-9]\d* finished.* \| \S+/\S+ LIVE: .*[1-9]\d* pass")
-    assert len(demo.children()) == 2, demo.children()
+    assert len(demo.children()) == 3, demo.children()
+    page = next(found[1] for line in demo.lines if (found := re.search(r"the page is at (http://\S+/)$", line)))
+    with urllib.request.urlopen(page) as answer:  # noqa: S310  http, as its pattern says
+        assert "<html" in answer.read().decode()
+    with urllib.request.urlopen(f"{page}api/v1/regressions") as answer:  # noqa: S310  the same
+        assert json.load(answer)["rows"]
     began = time.monotonic()
     demo.process.send_signal(signal.SIGINT)
     assert demo.ended() == 0, demo.text
@@ -286,7 +293,10 @@ def test_sigterm_while_the_broker_starts_ends_all_of_it(start: Callable[[], Runn
     assert_nothing_left(demo)
 
 
-@pytest.mark.parametrize(("word", "says"), [("worker", "the worker ended"), ("kafka.Kafka", "the broker ended")])
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("worker", "the worker ended"), (" web ", "the web ended"), ("kafka.Kafka", "the broker ended")],
+)
 def test_a_child_that_dies_ends_the_demo_with_its_last_lines(
     start: Callable[[], Running], word: str, says: str
 ) -> None:
