@@ -28,9 +28,8 @@ class Page(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A list in SQL; its first two columns are the key and the value that it is ordered by."""
+    """A list in SQL: of each row the key and the value that it is ordered by."""
 
-    select: str
     source: str
     where: list[str]
     values: list[Any]
@@ -46,7 +45,8 @@ class Listing(NamedTuple):
             values += after
         direction = "DESC" if self.down else "ASC"
         order = f"ORDER BY {self.order} {direction}, {self.key} {direction} LIMIT ?"
-        return f"SELECT {self.select} FROM {self.source} WHERE {all_of(where)} {order}", [*values, limit]
+        rows = f"SELECT {self.key} AS id, {self.order} AS value FROM {self.source}"
+        return f"{rows} WHERE {all_of(where)} {order}", [*values, limit]
 
     def counting(self, limit: int) -> tuple[str, list[Any]]:
         """SQL and its values for how many rows there are, at most `limit`."""

@@ -35,7 +35,7 @@ class TooSlowError(Exception):
     """A query was stopped: it took too long."""
 
 
-_encode = msgspec.json.encode
+_encode, _decode = msgspec.json.encode, msgspec.json.decode
 Found = tuple[Any, ...]
 
 
@@ -98,7 +98,6 @@ class Reader:
             values.append(word)
         name, down = order_of(query.sort)
         listing = Listing(
-            select=f"r.id, r.{name}, r.name, r.started, r.series, r.number",
             source="regressions AS r",
             where=where,
             values=values,
@@ -107,12 +106,10 @@ class Reader:
             down=down,
         )
         page, found = self._merge([listing], query, query.limit)
-        return page._replace(rows=[(row[2], self._regression_row(row)) for row in found])
-
-    def _regression_row(self, row: Found) -> bytes:
-        number, _, name, started, series, member = row
-        stored = self._one("SELECT listed FROM statistics WHERE id = ?", number)
-        return _with(_view_fields(name, started, series, member), stored[0] if stored else b"{}")
+        join = "regressions AS r ON r.id = p.value CROSS JOIN statistics AS s ON s.id = r.id"
+        columns = "r.name, r.started, r.series, r.number"
+        rows = self._shown(found, columns, ("CAST(s.listed AS TEXT)",), join)
+        return page._replace(rows=[(head[0], _with(_view_fields(*head), text.encode())) for head, text in rows])
 
     def jobs(self, query: JobsQuery) -> Page:
         """A page of jobs. Raises QueryError."""
@@ -135,7 +132,6 @@ class Reader:
         column = f"j.{_JOB_SORTS[name]}"
         listings = [
             Listing(
-                select=f"j.id, {column}, j.key, j.started_ms, j.record",
                 source=source,
                 where=[*where, f"j.result = {result}"],
                 values=values,
@@ -146,7 +142,9 @@ class Reader:
             for result in results
         ]
         page, found = self._merge(listings, query, query.limit, count_max)
-        return page._replace(rows=[(row[2].decode(), listed_job(*row[2:])) for row in found])
+        texts = ("CAST(j.key AS TEXT)", "CAST(j.record AS TEXT)")
+        rows = self._shown(found, "j.started_ms", texts, "jobs AS j ON j.id = p.value")
+        return page._replace(rows=[(key, listed_job(key, head[0], record)) for head, key, record in rows])
 
     def _search(self, q: str, results: Sequence[int], where: list[str], values: list[Any]) -> tuple[str, int]:
         """Narrow a list of jobs down to those with some words; what to select from, and how far to count."""
@@ -183,7 +181,6 @@ class Reader:
             values.append(query.q.lower())
         name, down = order_of(query.sort)
         listing = Listing(
-            select=f"h.host, h.{name}, h.live, h.oldest",
             source=source,
             where=where,
             values=values,
@@ -193,27 +190,23 @@ class Reader:
         )
         page, found = self._merge([listing], query, query.limit)
         since = times.to_text(int(time.time() // 60 * 60_000) - FAILS_HOURS * times.HOUR_MS)
-        return page._replace(rows=[(row[0], self._host_row(row, since)) for row in found])
+        columns = f"""p.value, (SELECT count(*) FROM jobs WHERE result = {LIVE} AND host = p.value),
+            (SELECT min(started_ms) FROM jobs WHERE result = {LIVE} AND host = p.value),
+            (SELECT count(DISTINCT regression) FROM jobs WHERE result = {LIVE} AND host = p.value),
+            (SELECT count(*) FROM jobs WHERE result = {FAIL} AND host = p.value AND updated >= '{since}')"""
+        live = f"FROM jobs WHERE result = {LIVE} AND host = p.value"
+        oldest = f"(SELECT CAST(key AS TEXT) {live} ORDER BY started_ms, id LIMIT 1)"
+        rows = self._shown(found, columns, (oldest,), "(SELECT 1) ON 1")
+        return page._replace(rows=[(head[0], _host_row(*head, job)) for head, job in rows])
 
-    def _host_row(self, row: Found, since: str) -> bytes:
-        host, _, live, oldest = row
-        sql = f"SELECT key FROM jobs WHERE result = {LIVE} AND host = ? ORDER BY started_ms, id LIMIT 1"
-        job = self._one(sql, host)
-        sql = f"SELECT count(DISTINCT regression) FROM jobs WHERE result = {LIVE} AND host = ?"
-        regressions = self.rows(sql, host)[0][0]
-        sql = f"SELECT count(*) FROM jobs WHERE result = {FAIL} AND host = ? AND updated >= ?"
-        fails = self.rows(sql, host, since)[0][0]
-        return _encode(
-            {
-                "id": host,
-                "host": host,
-                "live": live,
-                "oldest": times.to_text(oldest),
-                "oldest_job": None if job is None else job[0].decode(),
-                "regressions": regressions,
-                "fails": fails,
-            }
-        )
+    def _shown(self, found: Sequence[Found], columns: str, texts: Sequence[str], join: str) -> list[list[Any]]:
+        """Of each row a list of columns, and texts. One step of SQLite: it gives Python's lock away only once."""
+        each = " || char(0) || ".join((f"json_array({columns})", *texts))
+        sql = f"SELECT group_concat({each}, char(0)) FROM json_each(?) AS p CROSS JOIN {join}"
+        (text,) = self.rows(sql, _encode([key for key, _ in found]).decode())[0]
+        parts: list[Any] = text.split("\0") if text else []
+        size = 1 + len(texts)
+        return [[_decode(parts[at]), *parts[at + 1 : at + size]] for at in range(0, len(parts), size)]
 
     def _merge(
         self, listings: Sequence[Listing], query: Any, limit: int, count_max: int = COUNT_MAX
@@ -223,7 +216,7 @@ class Reader:
         self._deadline = time.monotonic() + SEARCH_SECONDS_MAX
         parts, partial = [], False
         for listing in listings:
-            rows, stopped = self._until_late(*listing.page(after, limit + 1))
+            rows, stopped = self._page(*listing.page(after, limit + 1))
             parts.append(rows)
             partial = partial or stopped
         found = list(heapq.merge(*parts, key=lambda row: (row[1], row[0]), reverse=listings[0].down))
@@ -242,20 +235,27 @@ class Reader:
         total = 0
         for listing in listings:
             if total <= count_max:
-                rows, stopped = self._until_late(*listing.counting(count_max + 1 - total)) if count_max else ([], True)
-                if stopped:
+                try:
+                    sql, values = listing.counting(count_max + 1 - total)
+                    total += self.rows(sql, *values)[0][0] if count_max else 1
+                except sqlite3.OperationalError as error:
+                    _assert_late(error)
                     return total, False
-                total += rows[0][0]
         return min(total, count_max), total <= count_max
 
-    def _until_late(self, sql: str, values: Sequence[Any]) -> tuple[list[Found], bool]:
-        """Rows, and whether they ended because it took too long."""
-        rows: list[Found] = []
+    def _page(self, sql: str, values: Sequence[Any]) -> tuple[list[Found], bool]:
+        """Key and value of rows, and whether they ended because it took too long."""
         try:
-            rows.extend(self._db.execute(sql, values))
+            (text,) = self.rows(f"SELECT json_group_array(json_array(id, value)) FROM ({sql})", *values)[0]
+            return [tuple(row) for row in _decode(text)], False
         except sqlite3.OperationalError as error:
-            if "interrupted" not in str(error):
-                raise
+            _assert_late(error)
+        rows: list[Found] = []
+        self._deadline = time.monotonic() + SEARCH_SECONDS_MAX
+        try:
+            rows.extend(self._db.execute(sql, values))  # as many as it finds, one by one
+        except sqlite3.OperationalError as error:
+            _assert_late(error)
             return rows, True
         return rows, False
 
@@ -334,6 +334,18 @@ _JOB_SORTS = {
     "host": "host",
     "test": "test",
 }
+
+
+def _assert_late(error: sqlite3.OperationalError) -> None:
+    """Raise what is not an interruption by our deadline."""
+    if "interrupted" not in str(error):
+        raise error
+
+
+def _host_row(host: str, live: int, oldest_ms: int, regressions: int, fails: int, job: str) -> bytes:  # noqa: PLR0913, PLR0917
+    oldest = times.to_text(oldest_ms)
+    numbers = {"live": live, "oldest": oldest, "oldest_job": job, "regressions": regressions, "fails": fails}
+    return _encode({"id": host, "host": host, **numbers})
 
 
 def _check_jobs(query: JobsQuery, results: Sequence[int]) -> None:

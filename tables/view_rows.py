@@ -110,7 +110,10 @@ def job_columns(key: bytes, value: bytes) -> tuple[str, str, JobColumns]:
 
     Raises UnreadableError.
     """
+    if b"\0" in value or b"\0" in key:
+        raise UnreadableError("a zero byte")
     try:
+        key.decode(), value.decode()  # also what the decoder skips
         record = _decode_job(value)
         body = record.job
         seed = _text_of(bytes(body.seed))
@@ -185,10 +188,10 @@ def words_of(text: str) -> str:
     return " " + " ".join(found) if found else ""
 
 
-def listed_job(key: bytes, started_ms: int, record: bytes) -> bytes:
+def listed_job(key: str, started_ms: int, record: str) -> bytes:
     """A job as a list shows it."""
     listed = _decode_listed(record)
-    listed.id = key.decode()
+    listed.id = key
     listed.started = times.to_text(started_ms)
     if len(record) > LONG_BYTES:
         for name in ListedBody.__struct_fields__:
@@ -228,7 +231,10 @@ STATS_COLUMNS = (
 
 def stats_columns(value: bytes) -> tuple[tuple[Any, ...], bytes]:
     """The values of STATS_COLUMNS, and the record as a list shows it. Raises UnreadableError."""
+    if b"\0" in value:
+        raise UnreadableError("a zero byte")
     try:
+        value.decode()
         stats = _decode_stats(value)
         whole = _decode_any(value)
     except (ValueError, OverflowError) as error:
@@ -250,7 +256,7 @@ def stats_columns(value: bytes) -> tuple[tuple[Any, ...], bytes]:
         stats.fail,
         stats.finished,
         -(2**62) if stats.remaining is None else stats.remaining,
-        -1.0 if stats.pass_rate is None else stats.pass_rate,
+        NONE if stats.pass_rate is None else round(stats.pass_rate * 1e9),
         f"{stats.regression}\n{project}\n{team}\n{user}".lower(),
     )
     whole.pop("signatures", None)

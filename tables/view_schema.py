@@ -4,7 +4,7 @@ Rows come first and indexes last: that is much faster when a million rows come a
 -1 and texts that are not there are empty, for cursors compare them.
 """
 
-FORMAT = 1
+FORMAT = 2
 """A view of another format is rebuilt."""
 
 TABLES = """
@@ -21,7 +21,8 @@ CREATE TABLE regressions (
     started TEXT NOT NULL GENERATED ALWAYS AS (iif(start_text = '', first_text, start_text)) VIRTUAL,
     heard TEXT NOT NULL DEFAULT '', updated TEXT NOT NULL DEFAULT '', live INTEGER NOT NULL DEFAULT 0,
     fail INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0, remaining INTEGER NOT NULL DEFAULT 0,
-    pass_rate REAL NOT NULL DEFAULT -1, words TEXT NOT NULL DEFAULT ''
+    pass_rate INTEGER NOT NULL DEFAULT -1,    -- in billionths
+    words TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE statistics (id INTEGER PRIMARY KEY, listed BLOB NOT NULL, record BLOB NOT NULL);
 CREATE TABLE jobs (

@@ -178,13 +178,18 @@ def test_records_that_no_worker_wrote_are_left_out_and_counted(site: Site) -> No
         for value in (b"no json", b"{}", b'{"regression": "a/1", "result": "live", "job": 3, "first_seen": "x", "updated": "y"}', b"\xff"):
             await site.producer.send_and_wait(kafka.jobs_topic, value, key=b'["a/1","forged"]', partition=0)
             await site.producer.send_and_wait(kafka.stats_topic, value, key=b"forged", partition=0)
+        good = json.dumps(site.reader.jobs.last[b'["a/1","#2"]']).encode()
+        for key, value in ((b'["a/1","\xff"]', good), (b'["a/1","\0"]', good), (b'["a/1","x"]', good.replace(b'"farm2"', b'"farm2", "x": "\xff"'))):
+            await site.producer.send_and_wait(kafka.jobs_topic, value, key=key, partition=0)
         await site.producer.send_and_wait(kafka.stats_topic, b"{}", key=b"\xff\xfe", partition=0)
 
     with Web(site) as web:
         web.ready()
+        site.reader.read_to_the_end(site.reader.jobs)
         site.background.run(forge())
         site.send("job-live", "a/1", job(50))
-        web.wait_for(lambda: web.get("/health")["unreadable"] >= 3)
+        web.wait_for(lambda: web.get("/health")["unreadable"] >= 6)
+        assert len(web.get("/jobs", regression="a/1", result="live,pass,fail")["rows"]) == 6
         web.wait_for(lambda: web.get("/jobs", regression="a/1", host="farm50")["rows"])
         assert web.problem("/regression", name="forged")["status"] == 404
 
