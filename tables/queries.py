@@ -197,7 +197,7 @@ class Reader:
         live = f"FROM jobs WHERE result = {LIVE} AND host = p.value"
         oldest = f"(SELECT CAST(key AS TEXT) {live} ORDER BY started_ms, id LIMIT 1)"
         rows = self._shown(found, columns, (oldest,), "(SELECT 1) ON 1")
-        return page._replace(rows=[(head[0], _host_row(*head, job)) for head, job in rows])
+        return page._replace(rows=[(head[0], _host_row(head, job)) for head, job in rows])
 
     def _shown(self, found: Sequence[Found], columns: str, texts: Sequence[str], join: str) -> list[list[Any]]:
         """Of each row a list of columns, and texts. One step of SQLite: it gives Python's lock away only once."""
@@ -342,7 +342,8 @@ def _assert_late(error: sqlite3.OperationalError) -> None:
         raise error
 
 
-def _host_row(host: str, live: int, oldest_ms: int, regressions: int, fails: int, job: str) -> bytes:  # noqa: PLR0913, PLR0917
+def _host_row(head: Sequence[Any], job: str) -> bytes:
+    host, live, oldest_ms, regressions, fails = head
     oldest = times.to_text(oldest_ms)
     numbers = {"live": live, "oldest": oldest, "oldest_job": job, "regressions": regressions, "fails": fails}
     return _encode({"id": host, "host": host, **numbers})

@@ -4,8 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
-CHANGELOG_AGE_MS_MAX = 7 * DAY_MS // 2
-"""Half of the changelogs' delete.retention.ms: what was away for longer may have missed tombstones."""
 MS_MAX = 253_402_300_799_999  # the end of the year 9999
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -117,9 +117,9 @@ class View:
                 self._made = msgspec.json.decode(self._meta("made") or "", type=Made)
         self.bulk = self._made is None or self._made.format != FORMAT
 
-    def fits(self, made: Made) -> bool:
-        """Whether it can be gone on with: it is made of that, and not so old that it may have missed something."""
-        fresh = time.time() * 1000 - self._updated_ms <= times.CHANGELOG_AGE_MS_MAX
+    def fits(self, made: Made, tombstones_ms: float) -> bool:
+        """Whether it can be gone on with: it is made of that, and was not away for half the time of a tombstone."""
+        fresh = time.time() * 1000 - self._updated_ms <= tombstones_ms / 2
         return not self.bulk and self._made == made and fresh
 
     def _schema(self) -> str:

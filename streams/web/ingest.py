@@ -17,7 +17,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
 
-from livejobs.streams.config import Kafka
+from livejobs.streams import topics
+from livejobs.streams.config import Config
 from livejobs.streams.kafka import Heard, client_options
 from livejobs.streams.web import topic_ids
 from livejobs.tables import times
@@ -31,6 +32,8 @@ AWAY_SECONDS = 3.0
 """Without an answer of a partition's broker for so long, it is away."""
 NOTE_SECONDS = 60.0
 """An idle view notes so often that it is up to date."""
+TOMBSTONES_MS = 7 * times.DAY_MS
+"""How long deploy/topics.toml has the topics tell of deletions."""
 FETCH_BYTES_MAX = 16 << 20
 PARTITION_BYTES_MAX = 4 << 20
 
@@ -61,9 +64,9 @@ class State(msgspec.Struct, kw_only=True):
 class Ingest:
     """Keeps the view in `path` up to date, and tells `changed` what has changed, `turned` when its state turns."""
 
-    def __init__(self, kafka: Kafka, path: Path) -> None:
-        self._kafka, self._path = kafka, path
-        self._topics = {kafka.jobs_topic: JOBS, kafka.stats_topic: STATS}
+    def __init__(self, config: Config, path: Path) -> None:
+        self._config, self._kafka, self._path = config, config.kafka, path
+        self._topics = {config.kafka.jobs_topic: JOBS, config.kafka.stats_topic: STATS}
         self._writer = ThreadPoolExecutor(1, "view-writer")
         self._view: View | None = None
         self._spoiled = False
@@ -190,7 +193,7 @@ class Ingest:
     async def _fit(self, made: Made) -> None:
         """Begin the view anew if it does not fit what the topics hold; find where to go on."""
         view = self._view_
-        fits = view.fits(made) and not self._spoiled
+        fits = view.fits(made, await self._tombstones_ms()) and not self._spoiled
         self.positions = await self._in_writer(view.positions) if fits else {}
         for tp, first in self._first.items():
             place = self.positions.get(self._place(tp), first)
@@ -204,6 +207,15 @@ class Ingest:
             self.turned()
             await self._in_writer(view.begin, made)
             self._spoiled = False
+
+    async def _tombstones_ms(self) -> float:
+        """How long the topics tell of deletions."""
+        try:
+            return await topics.tombstones_ms(self._config)
+        except topics.BrokerAwayError as error:
+            raise KafkaError(str(error)) from error
+        except topics.TopicsError:  # a viewer need not have that right
+            return TOMBSTONES_MS
 
     # ------------------------------------------------------------------ following
 

@@ -66,7 +66,7 @@ def _listen(bind: str) -> socket.socket:
 
 async def _serve(config: Config, access: Access, listener: socket.socket) -> int:
     path = Path(config.web.datadir) / VIEW_FILE
-    ingest = Ingest(config.kafka, path)
+    ingest = Ingest(config, path)
     readers = Readers(path, ingest.spoil)
     hub = Hub(readers, ingest.state, lambda: ingest.positions)
 
