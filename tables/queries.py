@@ -43,7 +43,8 @@ class Reader:
     """Reads a view; in one thread at a time. All that happens inside `snapshot` sees one state of it."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA query_only = ON")
         self._db.execute("PRAGMA cache_size = -8192")
         self._deadline = 0.0
