@@ -5,6 +5,7 @@ import { FreshnessBadge, StaleBar } from "./freshness.js";
 import { Hosts } from "./hosts.js";
 import { Job } from "./job.js";
 import { Account, LoginForm, useWhoami } from "./login.js";
+import { PageHead } from "./parts.js";
 import { Regression } from "./regression.js";
 import { Regressions } from "./regressions.js";
 import { useLocation } from "./router.js";
@@ -32,16 +33,16 @@ function App() {
       <nav aria-label="Pages of this site">${SECTIONS.map(
         ([to, label]) => html`<a key=${to} href=${to} aria-current=${known?.section === to ? "page" : null}>${label}</a>`,
       )}</nav>
-      <${FreshnessBadge} />
+      ${whoami?.may_read && html`<${FreshnessBadge} />`}
       ${whoami && html`<${Account} whoami=${whoami} ask=${ask} />`}
     </header>
-    <${StaleBar} />
+    ${whoami?.may_read && html`<${StaleBar} />`}
     <main id="main" tabindex="-1">${whoami && content(known, path + subject, query, whoami, ask)}</main>`;
 }
 
 function content(known, key, query, whoami, ask) {
   if (!whoami.may_read) return html`<section class="gate"><h1 tabindex="-1">livejobs</h1><${LoginForm} onDone=${ask} /></section>`;
-  if (!known) return html`<header class="page-head"><h1 tabindex="-1">No such page</h1></header><p><a href="/">All regressions</a></p>`;
+  if (!known) return html`<${PageHead} title="No such page" /><p><a href="/">All regressions</a></p>`;
   return html`<${known.page} key=${key} query=${query} whoami=${whoami} />`;
 }
 
@@ -54,7 +55,7 @@ function toMain(event) {
 function usePlace(path, subject, known) {
   const isFirst = useRef(true);
   useEffect(() => {
-    document.title = `${subject || (known?.name ?? "No such page")} · livejobs`;
+    document.title = `${(path !== "/job" && subject) || (known?.name ?? "No such page")} · livejobs`;
     if (!isFirst.current) {
       scrollTo(0, 0);
       document.querySelector("main h1")?.focus({ preventScroll: true });

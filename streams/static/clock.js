@@ -3,12 +3,14 @@
 import { useEffect, useState } from "./lib.js";
 
 const TICK_MS = 1000;
+const JITTER_MS = 300; // of the network: less than that is no other clock
 const tickers = new Set();
 let offsetMs = 0; // the server's clock minus the browser's
 
 /** Take over the server's clock; `iso` is its now. */
 export function setServerTime(iso) {
-  offsetMs = Date.parse(iso) - Date.now();
+  const measured = Date.parse(iso) - Date.now();
+  if (Math.abs(measured - offsetMs) > JITTER_MS) offsetMs = measured;
 }
 
 /** Now by the server's clock, in ms since 1970. */

@@ -41,5 +41,5 @@ export function StaleBar() {
   const { kind, since, words } = freshness(useConnection());
   if (kind === "live" || kind === "waiting") return html`<div role="alert"></div>`;
   return html`<div role="alert"><p class="stale-bar"><${Icon} name="warn" /><span><b>${words}.</b>
-    ${since ? ` What is shown is as of ${clock(since)}.` : ""}</span></p></div>`;
+    ${since ? ` Stale since ${clock(since)}: what is shown is from then.` : ""}</span></p></div>`;
 }

@@ -3,7 +3,7 @@
 import { html } from "./lib.js";
 import { SearchField } from "./filters.js";
 import { FAILS_ON_HOST, ON_HOST } from "./jobs.js";
-import { Amount, Elapsed, HostLink } from "./parts.js";
+import { Amount, Elapsed, HostLink, PageHead } from "./parts.js";
 import { url } from "./router.js";
 import { useWatch } from "./stream.js";
 import { ROWS, Table } from "./table.js";
@@ -29,7 +29,7 @@ export function Hosts({ query }) {
 
 function AllHosts({ query: { q, sort = "-live", cursor } }) {
   const [entry] = useWatch([url("/hosts", { q, sort, cursor, limit: ROWS })]);
-  return html`<header class="page-head"><h1 tabindex="-1">Hosts</h1></header>
+  return html`<${PageHead} title="Hosts" />
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
       <${SearchField} name="q" value=${q} label="Search" placeholder="Part of a host's name" isWide />
     </form>
@@ -41,14 +41,11 @@ function OneHost({ query: { host, sort = "started", cursor } }) {
     url("/jobs", { host, sort, cursor, limit: ROWS }),
     url("/jobs", { host, result: "fail", sort: "-updated", limit: FAILS_SHOWN }),
   ]);
-  return html`<header class="page-head"><div>
-      <p class="crumbs"><a href="/hosts">Hosts</a></p>
-      <h1 tabindex="-1">${host}</h1>
-    </div></header>
+  return html`<${PageHead} title=${host} crumbs=${html`<a href="/hosts">Hosts</a>`} />
     <section aria-labelledby="live"><h2 id="live">Live jobs</h2>
       <${Table} entry=${live} columns=${ON_HOST} sort=${sort} caption="Live jobs on ${host}" one="live job" many="live jobs" empty="Nothing is running here." />
     </section>
     <section aria-labelledby="fails"><h2 id="fails">Recent fails</h2>
-      <${Table} entry=${fails} columns=${FAILS_ON_HOST} caption="Recent fails on ${host}" one="fail" many="fails" empty="No fail." isPart />
+      <${Table} entry=${fails} columns=${FAILS_ON_HOST} caption="Recent fails on ${host}" one="fail" many="fails" empty="No fail." />
     </section>`;
 }

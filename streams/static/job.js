@@ -1,8 +1,8 @@
 // One job, laid out for a person: who and where it is, how long, what it said, and its record to copy.
 
-import { html } from "./lib.js";
+import { html, useEffect } from "./lib.js";
 import { count, plural, runtime } from "./format.js";
-import { Absent, Ago, Copy, Directory, Facts, HostLink, jobTitle, JobTime, Moment, RegressionLink, Result, text } from "./parts.js";
+import { Absent, Ago, Copy, Directory, Facts, HostLink, jobTitle, JobTime, Moment, PageHead, RegressionLink, Result, text } from "./parts.js";
 import { url } from "./router.js";
 import { useWatch } from "./stream.js";
 
@@ -12,20 +12,21 @@ const KNOWN = new Set([
 ]);
 
 export function Job({ query }) {
+  const title = entry?.status === 200 ? jobTitle(entry.body.record.job) : "Job";
+  useEffect(() => {
+    document.title = `${title} · livejobs`;
+  }, [title]);
+  const up = html`<a href="/">Regressions</a>`;
   const [entry] = useWatch([url("/job", { key: query.key })]);
   if (entry?.status !== 200) {
-    return html`<header class="page-head"><h1 tabindex="-1">Job</h1></header><${Absent} entry=${entry} what="job" />`;
+    return html`<${PageHead} title=${title} crumbs=${up} /><${Absent} entry=${entry} what="job" />`;
   }
   const { record, started, earlier, earlier_since: since } = entry.body;
   const { job } = record;
   const row = { ...record, started };
   const raw = JSON.stringify(record, null, 2);
-  return html`<header class="page-head">
-      <div>
-        <p class="crumbs"><a href="/">Regressions</a> / <${RegressionLink} name=${record.regression} /></p>
-        <h1 tabindex="-1">${jobTitle(job)} <${Result} result=${record.result} verdict=${record.verdict} /></h1>
-      </div>
-    </header>
+  return html`<${PageHead} title=${title} crumbs=${html`${up} / <${RegressionLink} name=${record.regression} />`}
+      badge=${html`<${Result} result=${record.result} verdict=${record.verdict} />`} />
     <section class="numbers" aria-label="How long and where">
       <div class="tiles">
         <div class="tile"><span class="label">${record.result === "live" ? "Running for" : "Runtime"}</span><span class="value"><${JobTime} row=${row} /></span></div>

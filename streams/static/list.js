@@ -25,7 +25,14 @@ export function change(list, data, isHeld) {
   const rows = new Map(list.rows);
   for (const row of data.rows) rows.set(row.id, row);
   const changed = { ...list, rows, order: data.order ?? list.order, ...meta(data) };
-  return isHeld ? changed : release(changed);
+  return isHeld ? trimmed(changed) : release(changed);
+}
+
+/** Without rows that came and went while others were held: a mouse may rest on a table for days. */
+function trimmed(list) {
+  const wanted = new Set([...list.shown, ...list.order]);
+  if (list.rows.size === wanted.size) return list;
+  return { ...list, rows: new Map([...list.rows].filter(([id]) => wanted.has(id))) };
 }
 
 /** The list with everything in its place. */

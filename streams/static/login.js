@@ -15,16 +15,19 @@ export function useWhoami() {
   return [whoami, ask];
 }
 
-/** In the page's head: log in, or who is logged in. */
+/** In the page's head: who we are, and the way to log in or out where tokens are taken. */
 export function Account({ whoami, ask }) {
   const [isOpen, setOpen] = useState(false);
+  const { user, may_read: mayRead, may_tank: mayTank, login } = whoami;
+  if (!mayRead) return null; // the form is the page
   const logOut = () => remove("/session").then(ask, ask);
-  if (whoami.user) {
-    return html`<span class="account">${whoami.user}${whoami.login && html` <button type="button" class="quiet small" onClick=${logOut}>Log out</button>`}</span>`;
-  }
-  if (!whoami.login) return null;
-  return html`<button type="button" class="quiet small" aria-haspopup="dialog" onClick=${() => setOpen(true)}>Log in</button>
-    ${isOpen && html`<${LoginDialog} ask=${ask} onClose=${() => setOpen(false)} />`}`;
+  const hasToken = login && !user;
+  const couldDoMore = login && user && !mayTank;
+  return html`<span class="account">${user}
+    ${hasToken && html`<button type="button" class="quiet small" onClick=${logOut}>Log out</button>`}
+    ${couldDoMore && html` <button type="button" class="quiet small" aria-haspopup="dialog" onClick=${() => setOpen(true)}>Log in</button>`}
+    ${isOpen && html`<${LoginDialog} ask=${ask} onClose=${() => setOpen(false)} />`}
+  </span>`;
 }
 
 function LoginDialog({ ask, onClose }) {

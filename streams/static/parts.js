@@ -10,6 +10,17 @@ const STATUS_ICONS = { LIVE: "live", COMPLETE: "check", ABORTED: "stop", TANKED:
 const RESULT_ICONS = { live: "live", pass: "check", fail: "cross", skip: "skip" };
 const VERDICTS = { timeout: "by timeout", finish: "by regr-finish", tank: "by tank" };
 
+/**
+ * A page's heading, the same element before and after what it is about has come: it may have the focus. `crumbs` is the
+ * way up, `badge` stands beside the title, the children at the right.
+ */
+export function PageHead({ title, crumbs, badge, children }) {
+  return html`<header class="page-head">
+    <div>${crumbs && html`<p key="crumbs" class="crumbs">${crumbs}</p>`}<h1 key="title" tabindex="-1">${title}${badge && html` ${badge}`}</h1></div>
+    ${children}
+  </header>`;
+}
+
 /** A regression's status: LIVE, COMPLETE, ABORTED or TANKED. */
 export function Status({ status }) {
   return html`<span class="badge status-${status.toLowerCase()}"><${Icon} name=${STATUS_ICONS[status]} />${status}</span>`;

@@ -5,7 +5,7 @@ import { Charts } from "./charts.js";
 import { Chip, SearchField } from "./filters.js";
 import { count, duration, percent, plural, si } from "./format.js";
 import { ENDED, LIVE } from "./jobs.js";
-import { Absent, Ago, Directory, Facts, Moment, Progress, RegressionTime, Status, text } from "./parts.js";
+import { Absent, Ago, Directory, Facts, Moment, PageHead, Progress, RegressionTime, Status, text } from "./parts.js";
 import { url, withQuery } from "./router.js";
 import { useWatch } from "./stream.js";
 import { ROWS, Table } from "./table.js";
@@ -24,7 +24,7 @@ export function Regression({ query, whoami }) {
     url("/jobs", { regression: name, result, q, signature, verdict, sort, cursor, limit: ROWS }),
   ]);
   if (entry?.status !== 200) {
-    return html`<header class="page-head"><h1 tabindex="-1">${name}</h1></header><${Absent} entry=${entry} what="regression" />`;
+    return html`<${Heading} name=${name} /><${Absent} entry=${entry} what="regression" />`;
   }
   const row = entry.body;
   return html`<${Heading} row=${row} whoami=${whoami} />
@@ -51,28 +51,27 @@ function Jobs({ entry, query, row }) {
       <${Chip} name="verdict" label="Ended by the" value=${verdict && "system"} />
     </div>
     <${Table} key=${result} entry=${entry} columns=${result === "live" ? LIVE : ENDED} sort=${sort} caption="${result} jobs of ${row.regression}"
-      one="${result} job" many="${result} jobs" empty=${nothing(row, result)} />
+      one="${result} job" many="${result} jobs" empty=${nothing(row, query)} />
   </section>`;
 }
 
-function nothing(row, result) {
-  const held = row.results?.[result] ?? 0;
-  if (held === 0 && row[result] > 0) return "The jobs of this regression are gone: it ended long ago, and only its statistics stay.";
-  return held > 0 ? `No ${result} job is like that.` : result === "live" ? "Nothing is running." : `No ${result} job.`;
+function nothing(row, { result, q, signature, verdict }) {
+  if (q || signature || verdict) return `No ${result} job is like that.`;
+  if (row[result] > 0) return "The jobs of this regression are gone: it ended long ago, and only its statistics stay.";
+  return result === "live" ? "Nothing is running." : `No ${result} job.`;
 }
 
-function Heading({ row, whoami }) {
-  const near = (name, label) => name && name !== row.regression && html`<a class="button" href=${url("/regression", { name })}>${label}</a>`;
-  return html`<header class="page-head">
-    <div>
-      <p class="crumbs"><a href="/">Regressions</a>${row.series && html` / <a href=${url("/", { series: row.series, hidden: "true" })}>${row.series}</a>`}</p>
-      <h1 tabindex="-1">${row.regression} <${Status} status=${row.status} /></h1>
-    </div>
+function Heading({ name, row, whoami }) {
+  const up = html`<a href="/">Regressions</a>`;
+  if (!row) return html`<${PageHead} title=${name} crumbs=${up} />`;
+  const series = row.series && html` / <a href=${url("/", { series: row.series, hidden: "true" })}>${row.series}</a>`;
+  const near = (other, label) => other && other !== row.regression && html`<a class="button" href=${url("/regression", { name: other })}>${label}</a>`;
+  return html`<${PageHead} title=${row.regression} crumbs=${html`${up}${series}`} badge=${html`<${Status} status=${row.status} />`}>
     <nav class="actions" aria-label="This regression and its series">
       ${near(row.previous, "‹ Previous")} ${near(row.following, "Following ›")} ${row.latest !== row.following && near(row.latest, "Latest »")}
       <${TankButton} row=${row} whoami=${whoami} />
     </nav>
-  </header>`;
+  <//>`;
 }
 
 function Numbers({ row }) {

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./lib.js";
 import { get } from "./api.js";
 import { Check, Chip, Choice, SearchField, Toggles } from "./filters.js";
 import { count, percent } from "./format.js";
-import { Ago, Amount, Moment, Progress, RegressionLink, RegressionTime, Status } from "./parts.js";
+import { Ago, Amount, Moment, PageHead, Progress, RegressionLink, RegressionTime, Status } from "./parts.js";
 import { url } from "./router.js";
 import { useWatch } from "./stream.js";
 import { ROWS, Table } from "./table.js";
@@ -48,7 +48,7 @@ export function Regressions({ query }) {
   const sort = query.sort ?? SORT;
   const [entry] = useWatch([url("/regressions", { ...wanted, sort, limit: ROWS })]);
   const facets = useFacets();
-  return html`<header class="page-head"><h1 tabindex="-1">Regressions</h1></header>
+  return html`<${PageHead} title="Regressions" />
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
       <${SearchField} name="q" value=${query.q} label="Search" placeholder="Name, project, group or user" isWide />
       <${Toggles} name="status" value=${query.status} label="Status"

@@ -3,6 +3,7 @@
 import { html } from "./lib.js";
 import { SearchField } from "./filters.js";
 import { ANYWHERE } from "./jobs.js";
+import { PageHead } from "./parts.js";
 import { url } from "./router.js";
 import { useWatch } from "./stream.js";
 import { ROWS, Table } from "./table.js";
@@ -13,7 +14,7 @@ export function Search({ query }) {
   const wanted = Object.fromEntries(["q", ...FIELDS.map(([name]) => name), "cursor"].map((name) => [name, query[name]]));
   const sort = query.sort ?? "started";
   const [entry] = useWatch([url("/jobs", { ...wanted, sort, limit: ROWS })]);
-  return html`<header class="page-head"><h1 tabindex="-1">Live jobs</h1></header>
+  return html`<${PageHead} title="Live jobs" />
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
       <${SearchField} name="q" value=${query.q} label="Search" placeholder="Words: part of a host, build, test, seed, user, …" isWide />
       ${FIELDS.map(([name, label]) => html`<${SearchField} key=${name} name=${name} value=${query[name]} label=${label} placeholder="exactly" />`)}

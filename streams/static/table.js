@@ -14,17 +14,16 @@ export const ROWS = 200;
  * help}; `sort` is the API's name for it, `priority` 2 is left out on narrow windows, 3 also on middling ones.
  * `sort`: how it is sorted now ("-started").
  */
-export function Table({ entry, columns, caption, sort, one, many, empty, children }) {
+export function Table({ entry, columns, caption, sort, one, many, empty }) {
+  const { query } = useLocation();
   const body = useRef(null);
   useReading(body);
   const list = entry?.list;
-  const held_ = useMemo(() => (list ? held(list) : null), [list]);
-  const present = useMemo(() => (held_ ? new Set(list.order) : null), [held_, list]);
+  const heldBack = useMemo(() => (list ? held(list) : null), [list]);
+  const present = useMemo(() => (heldBack ? new Set(list.order) : null), [heldBack, list]);
   return html`<section class="listing ${entry?.isOld ? "old" : ""}" aria-label=${caption}>
     <div class="listing-bar">
       <${Total} list=${list} one=${one} many=${many} />
-      ${children}
-      <${Held} counts=${held_} />
     </div>
     <div class="scroller">
       <table aria-busy=${!list || entry.isOld ? "true" : "false"}>
@@ -36,11 +35,13 @@ export function Table({ entry, columns, caption, sort, one, many, empty, childre
           )}
         </tbody>
       </table>
-      ${entry && !list && html`<p class="absent" role="alert">${entry.body?.detail ?? entry.body?.title}</p>`}
+      ${entry && !list && html`<p class="absent" role="alert">${entry.body?.detail ?? entry.body?.title}
+        ${query.cursor && html` <a href=${withQuery({})}>First page</a>`}</p>`}
       ${!entry && html`<p class="absent" role="status">Loading…</p>`}
       ${list && list.shown.length === 0 && html`<p class="absent">${empty}</p>`}
     </div>
-    <${Pager} list=${list} />
+    <${Held} counts=${heldBack} />
+    <${Pager} list=${list} isOld=${entry?.isOld} />
   </section>`;
 }
 
@@ -53,7 +54,7 @@ class Row extends Component {
     return html`<tr class=${isGone ? "gone" : ""} data-id=${row.id}>
       ${columns.map(
         (column, at) => html`<td key=${column.key} class=${classes(column)}>
-          ${column.cell(row)}${isGone && at === 0 && html` <span class="gone-note">no longer in this list</span>`}</td>`,
+          ${column.cell(row)}${isGone && at === 0 && html`<span class="unseen"> (no longer in this list)</span>`}</td>`,
       )}
     </tr>`;
   }
@@ -78,7 +79,7 @@ function Total({ list, one, many }) {
   if (!list) return html`<span class="total"></span>`;
   const total = list.exact ? plural(list.total, one, many) : `more than ${plural(list.total, one, many)}`;
   const first = (page - 1) * ROWS + 1;
-  const range = list.total > list.shown.length ? `${count(first)}–${count(first + list.shown.length - 1)} of ` : "";
+  const range = list.total > list.shown.length ? `${count(first)} to ${count(first + list.shown.length - 1)} of ` : "";
   return html`<span class="total">${range}${total}</span>
     ${list.partial && html`<span class="note"><${Icon} name="warn" />The search was cut short: there may be more. Ask for less.</span>`}`;
 }
@@ -87,12 +88,13 @@ function Held({ counts }) {
   const parts = counts
     ? [counts.added && `${count(counts.added)} new`, counts.gone && `${count(counts.gone)} gone`, counts.moved && "others moved"]
     : [];
-  return html`<span class="held" role="status">${counts &&
-    html`<${Icon} name="hold" />Held while you read: ${parts.filter(Boolean).join(", ")}
-      <button type="button" class="small" onClick=${releaseNow}>Show now</button>`}</span>`;
+  return html`<div class="held" role="status">${counts &&
+    html`<p><${Icon} name="hold" />Held while you read: ${parts.filter(Boolean).join(", ")}
+      <button type="button" class="small" onClick=${releaseNow}>Show now</button></p>`}</div>`;
 }
 
-function Pager({ list }) {
+/** While the next page is awaited (`isOld`), where the one after it begins is not known. */
+function Pager({ list, isOld }) {
   const { query, state } = useLocation();
   const page = Number(query.page ?? 1);
   if (!list || (page === 1 && !list.next)) return null;
@@ -109,7 +111,7 @@ function Pager({ list }) {
     ${page > 1 ? link("First", 1, null, []) : html`<span class="button" aria-disabled="true">First</span>`}
     ${page > 1 && canGoBack ? link("Previous", page - 1, page === 2 ? null : trail.at(-2), trail.slice(0, -1)) : html`<span class="button" aria-disabled="true">Previous</span>`}
     <span class="page">Page ${count(page)}${list.exact ? ` of ${count(Math.max(page, Math.ceil(list.total / ROWS)))}` : ""}</span>
-    ${list.next ? link("Next", page + 1, list.next, [...trail, list.next]) : html`<span class="button" aria-disabled="true">Next</span>`}
+    ${list.next && !isOld ? link("Next", page + 1, list.next, [...trail, list.next]) : html`<span class="button" aria-disabled="true">Next</span>`}
   </nav>`;
 }
 
