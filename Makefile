@@ -9,7 +9,7 @@ BENCH := build/bench-venv
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench check lint types lock clean need-python need-broker
+.PHONY: help screenshots demo test soak bench check lint types lock clean need-python need-broker
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -28,6 +28,9 @@ soak: need-broker $(STAMP) ## the tests of faults in their long form: more fault
 
 bench: need-broker $(STAMP) $(BENCH)/.complete ## measure, beside Kafka Streams; ARGS='catch_up --runs 5' for a part of it
 	PYTHONPATH=tests $(BENCH)/bin/python -m bench $(ARGS)
+
+screenshots: need-broker $(STAMP) ## make the README's pictures of the page anew
+	PYTHONPATH=tests $(BIN)/python -m screenshots
 
 check: lint types ## what needs no broker: ruff, mypy
 
