@@ -12,12 +12,12 @@ const KNOWN = new Set([
 ]);
 
 export function Job({ query }) {
+  const [entry] = useWatch([url("/job", { key: query.key })]);
   const title = entry?.status === 200 ? jobTitle(entry.body.record.job) : "Job";
   useEffect(() => {
     document.title = `${title} · livejobs`;
   }, [title]);
   const up = html`<a href="/">Regressions</a>`;
-  const [entry] = useWatch([url("/job", { key: query.key })]);
   if (entry?.status !== 200) {
     return html`<${PageHead} title=${title} crumbs=${up} /><${Absent} entry=${entry} what="job" />`;
   }
