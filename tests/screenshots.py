@@ -21,7 +21,7 @@ PAST_SECONDS = 150
 """So much of the farm's life is sent at once."""
 SILENCE_SECONDS = 15
 SEED = 7
-DESK = {"width": 1280, "height": 800}
+DESK = {"width": 1280, "height": 720}
 
 
 def events() -> Iterator[farm.Event]:
