@@ -368,8 +368,12 @@ class Fold(Overlay):
 
     def _step_ending(self, regression: Regression) -> int:
         """Judge the next live jobs of a regression; returns how many rows were looked at."""
-        ending = regression.ending
+        ending, sig = regression.ending, self.rules.timeout_signature
         if ending is None:
+            return 0
+        if sig is None:  # it was begun under other rules
+            regression.ending = None
+            self._publish(regression)
             return 0
         done = judged = 0
         start_bytes = self._bytes
@@ -382,7 +386,7 @@ class Fold(Overlay):
             row = self._row(regression, key)
             if row.spared != ending.version:
                 judged += 1
-                body, sig = self._body(key, row), self.rules.timeout_signature
+                body = self._body(key, row)
                 self._move(regression, key, row, JobEvent.JUDGE, "fail", body, sig, ending.verdict)
         if done == len(live):
             regression.ending = None

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from memory import MemoryMap, Record, compiled_record
 from model import Model
 
-from livejobs.streams import fold
+from livejobs.streams import fold, verify
 from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
@@ -196,6 +196,63 @@ def test_replaying_any_part_changes_nothing(rules: Any, messages: list[Message],
     core.reopen()
     core.apply(messages[start:])
     assert (core.jobs, core.stats) == before
+
+
+@HISTORIES
+@given(
+    rules=st.tuples(rule_sets(), rule_sets()),
+    signature=st.sampled_from(["LIVE Job Timeout or Missing", "gone"]),
+    messages=histories(),
+    at=st.integers(0, 60),
+)
+def test_rules_may_change_between_two_runs(rules: tuple[Any, Any], signature: str, messages: list[Message], at: int) -> None:
+    """No job is judged twice, every verdict has a signature, and the statistics stay a fold over the rows."""
+    old, new = (Rules(**asdict(one)) for one in rules)
+    new = new._replace(timeout_signature=new.timeout_signature and signature)
+    with patch.object(fold, "ENDING_STEP", 2):
+        core, judged = Core(old), dict[tuple[str, ...], str]()
+        for number, message in enumerate(messages):
+            if number == at:
+                core.rules = new
+                core = core.restored()
+            core.apply([message])
+            records = core.job_records()
+            for key in judged.keys() & {key for key, record in records.items() if "verdict" in record}:
+                assert records[key]["updated"] == judged[key]
+            judged = {key: record["updated"] for key, record in records.items() if "verdict" in record}
+            assert all(records[key]["signature"] for key in judged)
+        core.check_rows()
+        assert_counted(core)
+
+
+def test_an_ending_stops_where_its_signature_was_taken_away() -> None:
+    core = Core(Rules(True, "lost", None, prune_ms=10**6, retention_ms=10**6, stats_ms=10**9))
+    lives = [("job-live", b'{"uniqueid":"%d","result":"live"}' % number) for number in range(5)]
+    steps = [*lives, ("regr-finish", None), ("_livejobs.tick", None), ("_livejobs.tick", None)]
+    messages = [
+        Message(offset, 10**12 + offset, key=None if "tick" in kind else b"run", kind=kind, value=value)
+        for offset, (kind, value) in enumerate(steps)
+    ]
+    with patch.object(fold, "ENDING_STEP", 2):
+        core.apply(messages[:6])
+        core.rules = core.rules._replace(timeout_signature=None)
+        core = core.restored()
+        core.apply(messages[6:])
+    record = core.stats_records()["run"]
+    assert (record["live"], record["fail"], record["signatures"]) == (3, 2, {"lost": 2})
+    assert b"ending" not in core.stats[b"run"][1][0][1]
+    core.check_rows()
+
+
+def assert_counted(core: Core) -> None:
+    """The statistics of each regression that has its rows are what the verifier makes of these."""
+    for name, (value, headers) in core.stats.items():
+        if "sealed_ms" not in json.loads(headers[0][1]):
+            count = verify.Count()
+            for key, (row, _) in core.jobs.items():
+                if json.loads(key)[0] == name.decode():
+                    count.add(jobs.decode(row))
+            assert list(count.differences(name.decode(), "stats", "jobs", (headers[0][1], value))) == []
 
 
 def test_a_tick_finds_what_the_tick_before_it_moved() -> None:
