@@ -79,8 +79,9 @@ class Partition:
         changelogs = [TopicPartition(topic, number) for topic in (kafka.jobs_topic, kafka.stats_topic)]
         committed, mark = await transactions.settled(source, changelogs)
         rules = Rules.of(config.sigs)
-        store, restored = await _restored(number, partitions, config, rules, committed, moved)
-        try:
+        store = Store(data_path(config) / str(number))
+        try:  # whatever ends this, a rebalance too, the store is to be opened again
+            restored = await _restored(store, number, partitions, config, rules, committed, moved)
             fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
             mark = resume.marked(rules, store.position.source, mark)
             # From now on the offset names us, so that a successor knows whom to fence.
@@ -177,15 +178,19 @@ class Partition:
 
 
 async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
-    number: int, partitions: int, config: Config, rules: Rules, committed: int, moved: Callable[[], None]
-) -> tuple[Store, int]:
-    """The partition's store, up to date, its position that to go on from; and the number of records restored."""
+    store: Store,
+    number: int,
+    partitions: int,
+    config: Config,
+    rules: Rules,
+    committed: int,
+    moved: Callable[[], None],
+) -> int:
+    """Bring the partition's store up to date, its position to where to go on; returns how many records were read."""
     kafka = config.kafka
-    store = Store(data_path(config) / str(number))
     names = [kafka.events_topic, kafka.jobs_topic, kafka.stats_topic]
     made_with = store.position
     if made_with.partitions not in (0, partitions) or made_with.topics not in ([], names):
-        store.close()
         raise StoreError(
             f"{store.path}: made with {made_with.partitions} partitions of {', '.join(made_with.topics)}, "
             f"the topics are {partitions} partitions of {', '.join(names)}: "
@@ -203,12 +208,12 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 << 20,
     )
-    await consumer.start()
     try:
-        # Before the consumer begins to fetch: it would make us wait for its long polls.
+        await consumer.start()
+        # Before it begins to fetch: it would make us wait for its long polls.
         first = (await consumer.beginning_offsets([source_tp]))[source_tp]
         end = (await consumer.end_offsets([source_tp]))[source_tp]
-        store, restored = await restore(
+        restored = await restore(
             consumer,
             store,
             [
@@ -220,20 +225,16 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
         )
         if committed < 0:
             committed = await resume.traced(consumer, config, number, store)
-    except BaseException:
-        store.close()
-        raise
     finally:
         await consumer.stop()
     known = max(store.position.source, committed)
     if known >= 0 and not first <= known <= end:
-        store.close()
         raise StoreError(resume.cut(kafka, number, known, first, end))
     source = known if known >= 0 else first
     store.position.source, store.position.partitions, store.position.topics = source, partitions, names
     with store.explained():
         store.write(_reindexed(store, rules))
-    return store, restored
+    return restored
 
 
 def _reindexed(store: Store, rules: Rules) -> list[jobs.Op]:

@@ -44,11 +44,11 @@ async def restore(
     changelogs: Sequence[Changelog],
     tombstones_ms: int,
     moved: Callable[[], None],
-) -> tuple[Store, int]:
+) -> int:
     """Bring a store up to date; `moved` is called as it proceeds. The consumer reads committed, and is ours alone.
 
-    `tombstones_ms` is how long the changelogs keep a tombstone at least (their delete.retention.ms). Returns the store
-    (a new one where the old had to be wiped) and how many records were read. Raises RestoreError.
+    `tombstones_ms` is how long the changelogs keep a tombstone at least (their delete.retention.ms). Returns how
+    many records were read. Raises RestoreError.
     """
     tps = [changelog.tp for changelog in changelogs]
     first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
@@ -59,12 +59,12 @@ async def restore(
         if getattr(store.position, log.field)
     ):
         source = store.position.source
-        store = store.wipe()
+        store.wipe()
         store.position.source, store.position.updated_ms = source, now_ms  # what was applied, was
     starts = {log.tp: max(getattr(store.position, log.field), first[log.tp]) for log in changelogs}
     bulk = sum(end[tp] - starts[tp] for tp in tps) > BULK_RECORDS
     if bulk:
-        store = store.reopen(bulk=True)
+        store.reopen(bulk=True)
     consumer.assign(tps)
     for tp in tps:
         consumer.seek(tp, starts[tp])
@@ -73,7 +73,9 @@ async def restore(
     # It has seen every tombstone until now, however long ago the last message came.
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])
-    return store.reopen() if bulk else store, read
+    if bulk:
+        store.reopen()
+    return read
 
 
 async def _read(

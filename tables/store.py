@@ -16,6 +16,7 @@ import msgspec
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    DbClosedError,
     DBCompressionType,
     MemtableFactory,
     Options,
@@ -78,6 +79,10 @@ class Store:
 
     def __init__(self, path: Path, *, bulk: bool = False) -> None:
         self.path = path
+        self._start(bulk=bulk)
+
+    def _start(self, *, bulk: bool) -> None:
+        path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -153,19 +158,20 @@ class Store:
         self._db.write(batch)
 
     def close(self) -> None:
-        """Flush and close."""
-        self._db.close()
+        """Flush and close; a store that could not be opened again is closed already."""
+        with contextlib.suppress(DbClosedError):
+            self._db.close()
 
-    def wipe(self) -> "Store":
+    def wipe(self) -> None:
         """Close, delete and open anew: an empty store at the same place."""
         self.close()
         shutil.rmtree(self.path)
-        return Store(self.path)
+        self._start(bulk=False)
 
-    def reopen(self, *, bulk: bool = False) -> "Store":
+    def reopen(self, *, bulk: bool = False) -> None:
         """Close, and open anew with what it holds."""
         self.close()
-        return Store(self.path, bulk=bulk)
+        self._start(bulk=bulk)
 
 
 def _options(*, bulk: bool) -> Options:

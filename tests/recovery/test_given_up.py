@@ -1,0 +1,59 @@
+"""A partition is given to a worker and taken away again before its store is up to date: the store can be opened again, by the same process.
+
+How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from aiokafka import TopicPartition
+from harness import Site
+from load import Load
+
+from livejobs.streams import config as configuration
+from livejobs.streams.commit import Partition, data_path
+from livejobs.streams.config import Config
+from livejobs.tables import restore
+from livejobs.tables.store import Store
+
+STEP_SECONDS = 0.025
+STEPS = 12
+
+
+class NoTransactions:
+    """What a partition asks when it is opened; nothing is committed."""
+
+    async def settled(self, _source: TopicPartition, _changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
+        return -1, ""
+
+    async def commit(self, *_: Any) -> dict[TopicPartition, int]:
+        return {}
+
+
+@pytest.mark.parametrize("bulk_records", [0, restore.BULK_RECORDS], ids=["in bulk", "as usual"])
+def test_a_store_can_be_opened_again_whenever_its_opening_was_given_up(bulk_records: int, site: Site) -> None:
+    worker = site.start().ready()
+    site.load(Load("given up", 2_000, 10).messages, 4_000).result()
+    site.wait_for_no_lag()
+    assert worker.stop()[0] == 0
+    config = configuration.load(worker.config)
+    given_up = [site.background.run(give_up(config, site.partitions, step * STEP_SECONDS, bulk_records)) for step in range(STEPS)]
+    assert any(given_up)
+
+
+async def give_up(config: Config, partitions: int, seconds: float, bulk_records: int) -> bool:
+    """Cancel an opening after some time, and open the store; whether it was not ready by then."""
+    transactions: Any = NoTransactions()
+    with patch.object(restore, "BULK_RECORDS", bulk_records), contextlib.suppress(asyncio.CancelledError):
+        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None))
+        await asyncio.sleep(seconds)
+        opening.cancel()
+        (await opening)._store.close()
+    again = Store(data_path(config) / "0")
+    again.wipe()  # so that there is something to restore the next time
+    again.close()
+    return opening.cancelled()
