@@ -5,6 +5,7 @@ transaction makes that exact. So there is no retry here, and no state to mend.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -35,6 +36,8 @@ from livejobs.tables.store import StoreError
 EXIT_FAILED = 70
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
+LEAVE_SECONDS = 3.0
+"""Of that, for farewells to the broker."""
 FAIL_SECONDS = 5.0
 """From an error to the end, even if nobody reads what is said of it."""
 OPENING_MAX = 4
@@ -135,10 +138,14 @@ class Worker:
             task.add_done_callback(self._opening.discard)
 
     async def _open(self, number: int) -> None:
+        def moved() -> None:
+            self.opening[number] = time.monotonic()
+
         try:
             async with self._opening_slots:
+                moved()
                 await asyncio.shield(cast("asyncio.Task[None]", self._connected))
-                partition = await self._opened(number)
+                partition = await Partition.open(number, self.partitions, self.config, self._transactions, moved)
                 try:
                     await self._consumer.start_at(number, partition.next_offset)
                 except asyncio.CancelledError:
@@ -151,16 +158,8 @@ class Worker:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # by `close_all`
             self.fail(error)  # whatever it is, the process ends: else it would live on without the partition
-
-    async def _opened(self, number: int) -> Partition:
-        def moved() -> None:
-            self.opening[number] = time.monotonic()
-
-        moved()
-        try:
-            return await Partition.open(number, self.partitions, self.config, self._transactions, moved)
         finally:
-            del self.opening[number]
+            self.opening.pop(number, None)
 
     async def close_all(self) -> None:
         """Give all partitions back: what is at work is finished first."""
@@ -211,10 +210,12 @@ class Worker:
         self.stopping = True
         threading.Timer(STOP_SECONDS, os._exit, (EXIT_FAILED,)).start()
         await self.close_all()
-        await self._transactions.stop()
-        if self._ticks is not None:
-            await self._ticks.stop()
-        await self._consumer.leave()
+        with contextlib.suppress(TimeoutError):  # all is committed, the rest is courtesy: no broker is waited for
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._consumer.leave()
+                if self._ticks is not None:
+                    await self._ticks.stop()
+                await self._transactions.stop()
         log.info("stopped")
         logging.shutdown()
         os._exit(0)

@@ -35,14 +35,19 @@ class Supervisor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.ready()
-        self._over.set()
-        self._thread.join(SECONDS)
+        try:
+            if kind is None:
+                self.ready()
+        finally:
+            self._over.set()
+            self._thread.join(SECONDS)
         self.worker.expected_to_run = True
         if kind is None:
             assert 0 not in self.exits, "it ended as if that were right"
 
     def ready(self) -> None:
         """Return when the worker, or a successor, says that it is ready."""
-        self._site.reader.wait_for(lambda: self.worker.get("/ready")[0] == 200, 3 * SECONDS)
+        try:
+            self._site.reader.wait_for(lambda: self.worker.get("/ready")[0] == 200, 3 * SECONDS)
+        except TimeoutError:
+            raise AssertionError(f"{self.worker.get('/ready')}\n{self.worker.tail()}") from None

@@ -5,6 +5,7 @@ they can restore, from one to four to two.
 """
 
 import random
+import signal
 import time
 
 import pytest
@@ -22,21 +23,13 @@ def test_workers_are_restarted_one_by_one(static: bool, site: Site) -> None:
     with Traffic(site, 51) as traffic:
         workers = {name: start(name) for name in names}
         await_shares(*workers.values())
-        expected = {name: opened(worker) + worker.metric("livejobs_partitions_ready") for name, worker in workers.items()}
         for name in names:
             code, seconds = workers[name].stop()
             assert (code, seconds < STOP_SECONDS_MAX) == (0, True), workers[name].tail()
             workers[name] = start(name)
             await_shares(*workers.values())
             traffic.assert_flows()
-        if static:  # nothing has moved: each has opened its partitions once more, and no others
-            assert {name: opened(worker) for name, worker in workers.items()} == expected
     verdict(site, traffic)
-
-
-def opened(worker: WorkerProcess) -> int:
-    """How often it, or one with its name before, has opened a partition."""
-    return worker.output().count("is ready at")
 
 
 def test_workers_join_leave_and_die_under_load(site: Site) -> None:
@@ -70,7 +63,8 @@ def test_workers_come_and_go_faster_than_they_restore(site: Site, soak: bool) ->
                     worker.kill()
                 else:
                     code, seconds = worker.stop()
-                    assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
+                    assert code in {0, -signal.SIGTERM}, worker.tail()  # the signal's own way, before it has begun
+                    assert seconds < STOP_SECONDS_MAX, worker.tail()
         await_shares(*workers)
         traffic.assert_flows()
     verdict(site, traffic)
