@@ -6,6 +6,7 @@ process ends before anything is acknowledged (`streams.worker`).
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,8 @@ class Partition:
             await transactions.commit(source, store.position.source, [], mark)
             return cls(number, config, store, fold, transactions, restored, mark)
         except BaseException:
-            store.close()
+            with contextlib.suppress(Exception):  # what is wrong is told already
+                store.close()
             raise
 
     def add(self, start: int, records: list[Record]) -> bool:

@@ -207,4 +207,4 @@ def test_job_events_were_made_anew(site: Site) -> None:
     topic = site.config.kafka.events_topic
     site.admin("delete_topics", [topic])
     site.background.run(topics.create(site.config))
-    assert_refused(site.start("refused", datadir=str(site.disk())), "partition 0: ", f"{topic}", "the topic holds 0 to 0", "was made anew")
+    assert_refused(site.start("refused", datadir=str(site.disk())), f"{topic} partition ", "the topic holds 0 to 0", "was made anew")
