@@ -135,10 +135,10 @@ def test_the_broker_is_of_one_version_everywhere() -> None:
     compose = yaml.safe_load((TOP / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
     assert versions == {KAFKA_VERSION}
     assert compose["services"]["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
-    assert set(compose["services"]) == {"kafka", "topics", "worker"}
+    assert set(compose["services"]) == {"kafka", "topics", "web", "worker"}
 
 
-@pytest.mark.parametrize("command", ["tunnel", "worker"])
+@pytest.mark.parametrize("command", ["tunnel", "web", "worker"])
 def test_the_services_restart_and_do_not_insist_on_a_bad_configuration(command: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.read(TOP / "deploy" / f"livejobs-{command}.service", encoding="utf-8")
