@@ -106,8 +106,8 @@ def test_tank_and_untank_are_published(site: Site, guarded: Web) -> None:
     site.status("r/1", "TANKED")
     assert guarded.change("/untank", {"regression": "r/1"}, **token).json == {"regression": "r/1", "tank": False}
     site.status("r/1", "LIVE")
-    sent = [record for record in site.reader.events.records if record.kind == "regr-tank"]
-    assert [record.value for record in sent] == [b'{"tank":true,"reason":"wrong build"}', b'{"tank":false}']
+    wanted = [b'{"tank":true,"reason":"wrong build"}', b'{"tank":false}']
+    site.wait_for(lambda: [record.value for record in site.reader.events.records if record.kind == "regr-tank"] == wanted)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_it_ends_at_once_with_streams_open(site: Site) -> None:
 def test_changes_come_at_most_four_times_a_second(site: Site, web: Web) -> None:
     site.send("job-live", "often/1", job(1, step=0))
     with web.stream("/jobs?regression=often/1", "/regression?name=often/1") as stream:
-        stream.wait_for(lambda seen: len(seen.bodies) == 2)
+        stream.wait_for(lambda seen: len(seen.bodies) == 2 and bool(seen.bodies[0]["rows"]))
         stream.events.clear()
         begin = time.monotonic()
         for step in range(150):
