@@ -54,7 +54,9 @@ lock: need-python ## resolve the dependencies anew into deploy/*.lock; with UPGR
 		--output-file deploy/bench.lock pyproject.toml
 	@if grep -n '://' deploy/*.lock; then echo 'a lock names an address' >&2; exit 1; fi
 	cd deploy/page && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
-	@if grep -n '"resolved"' deploy/page/package-lock.json; then echo 'a lock names an address' >&2; exit 1; fi
+	$(PYTHON) -c "import json, pathlib; p = pathlib.Path('deploy/page/package-lock.json'); d = json.loads(p.read_text()); \
+		[e.pop('funding', None) for e in d['packages'].values()]; p.write_text(json.dumps(d, indent=2) + '\n')"
+	@if grep -n '"resolved"\|://' deploy/page/package-lock.json; then echo 'a lock names an address' >&2; exit 1; fi
 UV_FLAGS = --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 

@@ -23,6 +23,12 @@ _TEXT = CompactString("utf-8")
 _END = ("tags", TaggedFields)
 
 
+def _by_topic(*of_partition: tuple[str, Any]) -> tuple[str, Any]:
+    """`topics`: (name, [(partition, what is given of it, tags)], tags)."""
+    partitions = CompactArray(("partition", Int32), *of_partition, _END)
+    return "topics", CompactArray(("name", _TEXT), ("partitions", partitions), _END)
+
+
 class TxnOffsetCommitResponse3(Response):  # type: ignore[misc]
     """`topics`: (name, [(partition, error code, tags)], tags)."""
 
@@ -30,12 +36,7 @@ class TxnOffsetCommitResponse3(Response):  # type: ignore[misc]
     API_VERSION = 3
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT), ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), _END)), _END
-            ),
-        ),
+        _by_topic(("error_code", Int16)),
         _END,
     )
 
@@ -55,19 +56,7 @@ class TxnOffsetCommitRequest3(RequestStruct):  # type: ignore[misc]
         ("generation_id", Int32),
         ("member_id", _TEXT),
         ("group_instance_id", _TEXT),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT), _END
-                    ),
-                ),
-                _END,
-            ),
-        ),
+        _by_topic(("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT)),
         _END,
     )
 
@@ -79,24 +68,7 @@ class OffsetFetchResponse7(Response):  # type: ignore[misc]
     API_VERSION = 7
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", _TEXT),
-                        ("error_code", Int16),
-                        _END,
-                    ),
-                ),
-                _END,
-            ),
-        ),
+        _by_topic(("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT), ("error_code", Int16)),
         ("error_code", Int16),
         _END,
     )

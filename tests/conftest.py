@@ -36,6 +36,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield running
 
 
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that a test may end."""
+    with Broker(free_port(), tmp_path / "own-broker") as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SecureBroker"]:
     """A broker with logins, TLS and ACLs, for all tests that need one."""

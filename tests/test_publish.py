@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ LIVE = b'{"uniqueid": "1", "result": "live"}'
 
 def live(number: int) -> bytes:
     return json.dumps({"uniqueid": str(number), "result": "live"}).encode()
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that a test may end."""
-    with Broker(free_port(), tmp_path / "own-broker") as running:
-        yield running
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from reading import events
 from livejobs.streams import config as configuration
 from livejobs.streams import topics, tunnel_client
 from livejobs.streams.answer import BODY_BYTES_MAX, ERRORS_MAX, Answer
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.broker import Broker
 from livejobs.streams.tunnel_client import TunnelGoneError
 from livejobs.streams.tunnel_http import CONNECTIONS_MAX
 
@@ -138,13 +138,6 @@ def place(broker: Broker, tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path / "place", broker.bootstrap)
     yield made
     made.close()
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that a test may end."""
-    with Broker(free_port(), tmp_path / "own-broker") as running:
-        yield running
 
 
 @pytest.fixture

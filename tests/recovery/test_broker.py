@@ -17,13 +17,7 @@ from load import Traffic
 from supervisor import Supervisor
 from verdict import verdict
 
-from livejobs.streams.broker import Broker, free_port
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    with Broker(free_port(), tmp_path / "broker") as broker:
-        yield broker
+from livejobs.streams.broker import Broker
 
 
 @pytest.fixture
