@@ -6,7 +6,6 @@ sequences, retries, transactions. What is taken over is in aiokafka's private pa
 `tests/test_native.py` holds both against each other. Without the compiled part aiokafka does all of it, slower.
 """
 
-import asyncio
 import struct
 import time
 import zlib
@@ -28,8 +27,9 @@ from livejobs.tables.compiled import native
 
 BATCH_BYTES = 1024 * 1024
 RECORD_BYTES_MAX = 2 * 1024 * 1024
-FETCH_PAUSE_SECONDS = 0.01
-"""From one request to a broker to the next, at least: a fetch costs as much for one message as for hundreds."""
+FETCH_PAUSE_MS = 10
+"""From one request to a broker to the next, at least: a fetch costs as much for one message as for hundreds. It is
+also the longest that one waits for messages while those of some partition have not been taken: that one is left out."""
 GZIP = 1
 UNPACKED_MAX = 2000
 """Records unpacked ahead of their use, and the rest of a batch."""
@@ -197,21 +197,29 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
 
 
 class _PacedFetcher(Fetcher):  # type: ignore[misc]
-    _ask_at: dict[int, float]
+    """Asks a broker for all partitions at once, so many times a second at most.
 
-    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
+    aiokafka asks as soon as an answer has come, for the partitions of which nothing waits to be taken: those that have
+    just brought something would have to wait until the others do.
+    """
+
+    _ask_at: dict[int, float]
+    _idle_wait_ms: int
+
+    def _get_actions_per_node(self, assignment: Any) -> tuple[Any, Any, float, Any, Any]:
         if not hasattr(self, "_ask_at"):
-            self._ask_at = {}
-        now = time.monotonic()
-        begin = max(now, self._ask_at.get(node_id, 0.0))
-        self._ask_at[node_id] = begin + FETCH_PAUSE_SECONDS
-        if begin > now:
-            try:
-                await asyncio.sleep(begin - now)
-            except asyncio.CancelledError:  # `close` cancels us, and awaits us: raised, this would be its caller's end
-                return False
-        found: bool = await super()._proc_fetch_request(assignment, node_id, request)
-        return found
+            self._ask_at, self._idle_wait_ms = {}, self._fetch_max_wait_ms
+        self._fetch_max_wait_ms = min(FETCH_PAUSE_MS, self._idle_wait_ms) if self._records else self._idle_wait_ms
+        requests, resets, timeout, invalid, resumed = super()._get_actions_per_node(assignment)
+        now, due = time.monotonic(), []
+        for node_id, request in requests:
+            ask_at = self._ask_at.get(node_id, 0.0)
+            if ask_at > now:
+                timeout = min(timeout, ask_at - now)
+            else:
+                self._ask_at[node_id] = now + FETCH_PAUSE_MS / 1000
+                due.append((node_id, request))
+        return due, resets, timeout, invalid, resumed
 
 
 class _FastResult(FetchResult):  # type: ignore[misc]
