@@ -1,8 +1,9 @@
 """One partition at work: one batch = one Kafka transaction = one RocksDB write.
 
-Partitions that are ready share a transaction (`streams.transactions`). A crash before its commit leaves no trace; one
-between the commit and the write is repaired by the restore; a zombie can't commit. So an error here has one answer: the
-process ends before anything is acknowledged (`streams.worker`).
+Partitions that are ready share a transaction (`streams.transactions`). While it is on its way, the next batch is folded
+over what it will have written (`tables.staged`). A crash before its commit leaves no trace; one between the commit and
+the write is repaired by the restore; a zombie can't commit. So an error here has one answer: the process ends before
+anything is acknowledged (`streams.worker`).
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from livejobs.streams.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.regressions import NEVER_MS
 from livejobs.tables.restore import Changelog, restore
+from livejobs.tables.staged import Staged
 from livejobs.tables.store import Store, StoreError
 
 IDLE_COMMIT_SECONDS = 5.0
@@ -41,9 +43,11 @@ class Partition:
         config: Config,
         store: Store,
         fold: Fold,
+        staged: Staged,
         transactions: Transactions,
         restored: int,
         mark: str,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self.number = number
         self._mark = mark
@@ -53,25 +57,34 @@ class Partition:
         self._source = TopicPartition(config.kafka.events_topic, number)
         self._jobs = TopicPartition(config.kafka.jobs_topic, number)
         self._stats = TopicPartition(config.kafka.stats_topic, number)
-        self._store, self.fold, self._transactions = store, fold, transactions
-        self.next_offset = source  # of the next message to apply
+        self._store, self.fold, self._staged, self._transactions = store, fold, staged, transactions
+        self._fail = fail
+        self.next_offset = source  # of the next message to fold
         self.fetch_offset = source  # of the next message to fetch
         self.committed_offset = source
-        self.committed_at = self.moved_at = time.monotonic()  # moved: applied messages, or got the first ones
-        self.waiting: list[Record] = []  # fetched, and no transaction has begun with them
-        self.queued_records = 0  # those, and the ones at work
-        self._waiting_from = source
+        self.committed_at = self.moved_at = time.monotonic()  # moved: began a commit, or got the first messages
+        self.waiting: list[Record] = []  # fetched, and not folded
+        self.queued_records = 0  # those, and the ones that are not committed
+        self._folded_records = 0  # of no transaction yet
+        self._folded_ms = 0  # broker time of the last one
         self.closed = False
         self.tick_offset = -1  # of the last tick sent
         self._lock = asyncio.Lock()
+        self._on_its_way: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
-        cls, number: int, partitions: int, config: Config, transactions: Transactions, moved: Callable[[], None]
+        cls,
+        number: int,
+        partitions: int,
+        config: Config,
+        transactions: Transactions,
+        moved: Callable[[], None],
+        fail: Callable[[BaseException], None],
     ) -> "Partition":
         """Take a partition over: wait for the predecessor's last transaction, restore, find where to go on.
 
-        `moved` is called as it proceeds.
+        `moved` is called as it proceeds; `fail` is told later, when a commit has failed.
 
         Raises StoreError, RestoreError, TimeoutError, and Kafka's errors.
         """
@@ -83,18 +96,19 @@ class Partition:
         store = Store(data_path(config) / str(number))
         try:  # whatever ends this, a rebalance too, the store is to be opened again
             restored = await _restored(store, number, partitions, config, rules, committed, moved)
-            fold = Fold(rules, store, partition=number, partitions=partitions, topic=kafka.events_topic)
+            staged = Staged(store)
+            fold = Fold(rules, staged, partition=number, partitions=partitions, topic=kafka.events_topic)
             mark = resume.marked(rules, store.position.source, mark)
             # From now on the offset names us, so that a successor knows whom to fence.
             await transactions.commit(source, store.position.source, [], mark)
-            return cls(number, config, store, fold, transactions, restored, mark)
+            return cls(number, config, store, fold, staged, transactions, restored, mark, fail)
         except BaseException:
             with contextlib.suppress(Exception):  # what is wrong is told already
                 store.close()
             raise
 
-    def add(self, start: int, records: list[Record]) -> bool:
-        """Take in fetched messages, from offset `start` on; returns whether `apply` must be called for them.
+    def add(self, records: list[Record]) -> bool:
+        """Take in fetched messages; returns whether `apply` must be called for them.
 
         What comes while others are waiting joins them: the busier a worker is, the larger its transactions.
         """
@@ -105,54 +119,75 @@ class Partition:
         if self.waiting:
             self.waiting += records
             return False
-        self.waiting, self._waiting_from = records, start
+        self.waiting = records
         return True
 
     async def apply(self) -> None:
-        """Apply the messages that are waiting, and commit them."""
+        """Fold the messages that are waiting, and let them be committed: the last commit may be still on its way."""
         async with self._lock:
             await self._transactions.turn()
-            if self.closed:
-                return
-            if self._waiting_from != self.next_offset:
-                raise StoreError(
-                    f"partition {self.number}: messages from {self._waiting_from} came, due was {self.next_offset}"
-                )
-            records, self.waiting = self.waiting, []
-            at = 0
-            with self._store.explained():
-                while at < len(records):
-                    at = await self._fold(records, at)
-                    last = records[at - 1] if at else records[0]
-                    await self._commit(records[at].offset if at < len(records) else last.offset + 1, last.timestamp)
-            self.queued_records -= len(records)
+            while self.waiting and not self.closed:
+                with self._store.explained():
+                    more = True
+                    while more and self.waiting:
+                        more = self._fold_slice()
+                        await asyncio.sleep(0)  # a transaction on its way needs its turns, too
+                    await self._settled()
+                    if more and self.waiting:
+                        self._fold_slice()  # of what came meanwhile
+                    self._commit(idle=False)
 
-    async def _fold(self, records: list[Record], at: int) -> int:
-        """Fold messages in as `Fold.run` does, in slices: a transaction on its way needs its turns, too."""
-        while at < len(records):
-            part = records[at : at + SLICE_RECORDS]
-            done = self.fold.run(part, 0)
-            at += done
-            if done < len(part):
-                break
-            await asyncio.sleep(0)
-        return at
+    def _fold_slice(self) -> bool:
+        """Fold the next messages; False: what `Fold.take` gives must be written out first."""
+        part = self.waiting[:SLICE_RECORDS]
+        done = self.fold.run(part, 0)
+        if done:
+            del self.waiting[:done]
+            self.next_offset = self.waiting[0].offset if self.waiting else part[-1].offset + 1
+            self._folded_records += done
+            self._folded_ms = part[done - 1].timestamp
+        return done == len(part)
 
-    async def _commit(self, offset: int, broker_ms: int) -> None:
+    async def _settled(self) -> None:
+        """Wait until the last commit is done."""
+        if self._on_its_way is not None:
+            await asyncio.shield(self._on_its_way)
+
+    def _commit(self, *, idle: bool) -> None:
+        """Begin to commit what is folded; nothing else may be on its way. What changed nothing can wait."""
         changes = self.fold.take()
-        self.next_offset, self.moved_at = offset, time.monotonic()
-        idle = time.monotonic() - self.committed_at < IDLE_COMMIT_SECONDS
-        if idle and not changes.published and not changes.ops:
+        records, self._folded_records = self._folded_records, 0
+        self.moved_at = time.monotonic()
+        idle = idle or self.moved_at - self.committed_at >= IDLE_COMMIT_SECONDS
+        if changes.published or idle:
+            self._staged.stage(changes.ops)
+            self._on_its_way = asyncio.create_task(self._committed(changes, self.next_offset, self._folded_ms, records))
             return
-        position = self._store.position
-        if changes.published or not idle:
-            ends = await self._transactions.commit(self._source, offset, await self._outputs(changes), self._mark)
+        if changes.ops:
+            self._write(changes, self.next_offset, self._folded_ms)
+        self.queued_records -= records
+
+    async def _committed(self, changes: Changes, offset: int, broker_ms: int, records: int) -> None:
+        try:
+            outputs = await self._outputs(changes)
+            ends = await self._transactions.commit(self._source, offset, outputs, self._mark)
+            position = self._store.position
             position.jobs = ends.get(self._jobs, position.jobs)
             position.stats = ends.get(self._stats, position.stats)
             self.committed_offset, self.committed_at = offset, time.monotonic()
+            with self._store.explained():
+                self._write(changes, offset, broker_ms)
+            self.queued_records -= records
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _write(self, changes: Changes, offset: int, broker_ms: int) -> None:
+        position = self._store.position
         position.source = offset
         position.updated_ms = max(position.updated_ms, broker_ms)
         self._store.write(changes.ops)
+        self._staged.stage([])
 
     async def _outputs(self, changes: Changes) -> list[tuple[TopicPartition, list[Output]]]:
         """What goes where."""
@@ -169,13 +204,12 @@ class Partition:
 
     async def close(self) -> None:
         """Let the batch at work finish, acknowledge what changed nothing, and give the partition back."""
+        self.closed = True
         async with self._lock:
-            if self.closed:
-                return
-            self.closed = True
+            await self._settled()
             if self.next_offset > self.committed_offset:
-                self.committed_at = 0.0
-                await self._commit(self.next_offset, 0)
+                self._commit(idle=True)
+                await self._settled()
             self._store.close()
 
 

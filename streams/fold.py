@@ -18,7 +18,7 @@ import msgspec
 
 from livejobs.streams import messages, statistics
 from livejobs.streams.messages import Finish, Reject
-from livejobs.streams.overlay import ABSENT, BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, Map, Overlay
+from livejobs.streams.overlay import ABSENT, BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, Overlay
 from livejobs.streams.partitioner import partition_of
 from livejobs.streams.rules import Rules, deadline
 from livejobs.streams.transition import MOVES, JobEvent
@@ -26,6 +26,7 @@ from livejobs.tables import jobs, keys, times
 from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Row, Verdict
 from livejobs.tables.regressions import Ending, Regression
+from livejobs.tables.staged import Map
 
 ENDING_STEP = 10_000
 """Live jobs judged at once; the rest follows with the ticks."""

@@ -176,7 +176,7 @@ class LaneConsumer(Consumer):
                 records = [record for record in records if record.offset >= start]  # noqa: PLW2901
             if records[0].offset > start:
                 await self._refuse_gap(tp, start)
-            if not partition.add(start, records):
+            if not partition.add(records):
                 continue
             yield (
                 tp,

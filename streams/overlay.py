@@ -7,12 +7,12 @@ changed stay in memory, without their bodies.
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol
 
 from livejobs.streams.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.jobs import Headers, Op, Row
 from livejobs.tables.regressions import NEVER_MS, Regression
+from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
 
 BATCH_ROWS = 20_000
@@ -28,16 +28,6 @@ CACHE_REGRESSIONS_MIN = 1_000
 """The same for regressions."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
-
-
-class Map(Protocol):
-    """An ordered map of bytes."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
-
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values from `start` (included) to `stop` (excluded), in order."""
 
 
 Output = tuple[bytes | None, bytes | None, Headers]

@@ -145,7 +145,9 @@ class Worker:
             async with self._opening_slots:
                 moved()
                 await asyncio.shield(cast("asyncio.Task[None]", self._connected))
-                partition = await Partition.open(number, self.partitions, self.config, self._transactions, moved)
+                partition = await Partition.open(
+                    number, self.partitions, self.config, self._transactions, moved, self.fail
+                )
                 try:
                     await self._consumer.start_at(number, partition.next_offset)
                 except asyncio.CancelledError:

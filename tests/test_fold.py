@@ -21,6 +21,7 @@ from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
 from livejobs.tables import jobs, keys
+from livejobs.tables.staged import Staged
 
 HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -32,18 +33,28 @@ def record_of(message: Message) -> Any:
 
 
 class Core:
-    """The fold over a map in memory, its output topics kept as compacted dictionaries."""
+    """The fold over a map in memory, its output topics kept as compacted dictionaries.
+
+    As in a worker, a batch is folded while the writes of the one before are still on their way to the map.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.map = MemoryMap()
+        self.on_their_way: list[tuple[bytes, bytes | None]] = []
         self.jobs: dict[bytes, tuple[bytes, Any]] = {}
         self.stats: dict[bytes, tuple[bytes, Any]] = {}
         self.rejects: list[tuple[str, int, int | None]] = []
         self.reopen()
 
     def reopen(self) -> None:
-        self.fold = Fold(self.rules, self.map, partition=0, partitions=1)
+        self.settle()
+        self.staged = Staged(self.map)
+        self.fold = Fold(self.rules, self.staged, partition=0, partitions=1)
+
+    def settle(self) -> None:
+        self.map.write(self.on_their_way)
+        self.on_their_way = []
 
     def apply(
         self, messages: Iterable[Message], cuts: set[int] = frozenset(), restarts: set[int] = frozenset()
@@ -68,7 +79,9 @@ class Core:
 
     def commit(self) -> None:
         changes = self.fold.take()
-        self.map.write(changes.ops)
+        self.settle()
+        self.on_their_way = changes.ops
+        self.staged.stage(changes.ops)
         for table, outputs in ((self.jobs, changes.jobs), (self.stats, changes.stats)):
             for key, value, headers in outputs:
                 if value is None:
@@ -109,6 +122,7 @@ class Core:
 
     def check_rows(self) -> None:
         """The store holds what the topics hold, and nothing is live and finished."""
+        self.settle()
         live = {key[1:]: jobs.record_of(value, live=True) for key, value in self.map.scan(keys.LIVE, b"M")}
         finished = {key[1:]: value for key, value in self.map.scan(keys.FINISHED, b"G")}
         assert not live.keys() & finished.keys()
