@@ -73,7 +73,7 @@ class Partition:
         self._on_its_way: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913, PLR0917  what a partition needs of its worker
         cls,
         number: int,
         partitions: int,

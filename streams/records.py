@@ -205,6 +205,7 @@ class _PacedFetcher(Fetcher):  # type: ignore[misc]
 
     _ask_at: dict[int, float]
     _idle_wait_ms: int
+    _fetch_max_wait_ms: int
 
     def _get_actions_per_node(self, assignment: Any) -> tuple[Any, Any, float, Any, Any]:
         if not hasattr(self, "_ask_at"):
