@@ -35,6 +35,8 @@ from livejobs.streams.records import BATCH_BYTES, RECORD_BYTES_MAX
 
 PAUSE_SECONDS = 0.01
 """From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
+JOIN_SECONDS = 0.001
+"""From then on, for all whose turn it is to fold what they have and to join."""
 TRANSACTION_SECONDS = 30.0
 ABORT_SECONDS = 2.0
 SETTLED_SECONDS = 90.0
@@ -148,8 +150,9 @@ class Transactions:
         try:
             while True:
                 await self._came.wait()
-                self._came.clear()
                 await self.turn()
+                await asyncio.sleep(JOIN_SECONDS)
+                self._came.clear()
                 self._group, self._waiting = self._waiting, []
                 self._began_at = time.monotonic()
                 ends = await asyncio.wait_for(self._transaction(self._group), TRANSACTION_SECONDS)
