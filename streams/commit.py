@@ -23,6 +23,7 @@ from livejobs.streams.overlay import Changes, Output
 from livejobs.streams.rules import Rules
 from livejobs.streams.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
+from livejobs.tables.jobs import Batch
 from livejobs.tables.regressions import NEVER_MS
 from livejobs.tables.restore import Changelog, restore
 from livejobs.tables.staged import Staged
@@ -233,9 +234,13 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
             "use another [worker] datadir, or restore the topics",
         )
 
-    def stats_ops(records: list[Record], ops: dict[bytes, bytes | None]) -> None:
-        for key, record in {record.key or b"": record for record in records}.items():  # the last one of each counts
-            ops.update(rules_of.restore_ops(rules, key, record.value, record.headers))
+    def restore_stats(records: list[Record], batch: Batch, _seen: bytearray | None) -> None:
+        for name, record in {record.key or b"": record for record in records}.items():  # the last one of each counts
+            for key, value in rules_of.restore_ops(rules, name, record.value, record.headers):
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
 
     source_tp = TopicPartition(kafka.events_topic, number)
     consumer = AIOKafkaConsumer(
@@ -254,7 +259,7 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
             store,
             [
                 Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore),
-                Changelog("stats", TopicPartition(kafka.stats_topic, number), stats_ops),
+                Changelog("stats", TopicPartition(kafka.stats_topic, number), restore_stats),
             ],
             await topics.tombstones_ms(config),
             moved,

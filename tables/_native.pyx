@@ -9,7 +9,7 @@ do. All others are left to those two, which know every rule. The tests hold both
 The format of record batches is Kafka's, version 2: the record batch section of its protocol guide.
 """
 
-from cpython.bytearray cimport PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -875,14 +875,25 @@ cdef inline void _put_time(char *to, int64_t ms) noexcept nogil:
     _put_big(<uint8_t *>to, ms, 8)
 
 
-cdef bint _restore(Record record, dict ops):
-    """What `tables.jobs.restore_ops` does, for a record as a worker writes it; False: for no other."""
+cdef bint _came_before(bytes key, bytearray seen):
+    """As `tables.jobs`."""
+    cdef size_t bit = <size_t>hash(key) & <size_t>(PyByteArray_GET_SIZE(seen) * 8 - 1)
+    cdef uint8_t *at = <uint8_t *>PyByteArray_AS_STRING(seen) + (bit >> 3)
+    cdef uint8_t mask = <uint8_t>(1 << (bit & 7))
+    if at[0] & mask:
+        return True
+    at[0] |= mask
+    return False
+
+
+cdef bint _restore(Record record, put, delete, bytearray seen):
+    """What `tables.jobs.restore_ops` says, for a record as a worker writes it; False: for no other."""
     cdef const uint8_t *at
     cdef const uint8_t *end
     cdef Span name, updated
     cdef int64_t seen_ms
     cdef Py_ssize_t size, key_size
-    cdef bytes live, seen
+    cdef bytes live, entry
     cdef char *to
     if record.key is None or record.value is None or PyBytes_AS_STRING(record._headers)[0] != 0:
         return False
@@ -897,8 +908,9 @@ cdef bint _restore(Record record, dict ops):
     if memcmp(at + 11, b'live","job":', 12) != 0:
         if memcmp(at + 15, b'","job":', 8) != 0:
             return False
-        ops[b"L" + record.key] = None
-        ops[b"F" + record.key] = record.value
+        if seen is None or _came_before(record.key, seen):
+            delete(b"L" + record.key)
+        put(b"F" + record.key, record.value)
         return True
     updated.at, updated.size, updated.escaped = end - 26, 24, False
     if memcmp(end - 39, b'","updated":"', 13) != 0 or end[-2] != 34 or end[-1] != 125:
@@ -911,24 +923,26 @@ cdef bint _restore(Record record, dict ops):
     _put_time(to + 8, 0)
     memcpy(to + 16, end - size, size)
     key_size = PyBytes_GET_SIZE(record.key)
-    seen = PyBytes_FromStringAndSize(NULL, key_size + 9)
-    to = PyBytes_AS_STRING(seen)
+    entry = PyBytes_FromStringAndSize(NULL, key_size + 9)
+    to = PyBytes_AS_STRING(entry)
     to[0] = 80
     _put_time(to + 1, seen_ms)
     memcpy(to + 9, PyBytes_AS_STRING(record.key), key_size)
-    ops[b"L" + record.key] = live
-    ops[b"F" + record.key] = None
-    ops[seen] = b""
+    put(b"L" + record.key, live)
+    if seen is None or _came_before(record.key, seen):
+        delete(b"F" + record.key)
+    put(entry, b"")
     return True
 
 
-def restore(list records not None, Py_ssize_t start, dict ops not None):
-    """Put what records of the topic `jobs` do to a store into `ops`; returns the index of the first one that is left.
+def restore(list records not None, Py_ssize_t start, batch, bytearray seen):
+    """Put what records of the topic `jobs` do to a store into a batch; returns the index of the first one that is left.
 
     It takes records as a worker writes them; all others are left to `tables.jobs.restore_ops`.
     """
     cdef Py_ssize_t at = start
-    while at < len(records) and type(records[at]) is Record and _restore(<Record>records[at], ops):
+    put, delete = batch.put, batch.delete
+    while at < len(records) and type(records[at]) is Record and _restore(<Record>records[at], put, delete, seen):
         at += 1
     return at
 

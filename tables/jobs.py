@@ -6,7 +6,7 @@ front: the time of its ``P`` entry (see `tables.keys`), and the ending that spar
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -105,17 +105,44 @@ def seen_ms_of(live: bytes) -> int:
 Op = tuple[bytes, bytes | None]
 
 
-def restore(records: list[Any], ops: dict[bytes, bytes | None]) -> None:
-    """Put what records of the topic `jobs` do to a store into `ops`: key -> value, or None to delete."""
+class Batch(Protocol):
+    """What writes to an ordered map are put into."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key's value."""
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key."""
+
+
+def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
+    """Put what records of the topic `jobs` do to a store into a batch.
+
+    A store that was empty needs no deletion for the first record of a key: `seen` has bits for the keys that came
+    before, its length is a power of two. None: the store was not empty.
+    """
     at = 0
     while at < len(records):
         if native is not None:
-            at = native.restore(records, at, ops)
+            at = native.restore(records, at, batch, seen)
             if at == len(records):
                 return
         record = records[at]
-        ops.update(restore_ops(record.key, record.value, record.headers))
+        before = seen is None or _came_before(record.key, seen)
+        for key, value in restore_ops(record.key, record.value, record.headers):
+            if value is not None:
+                batch.put(key, value)
+            elif before:
+                batch.delete(key)
         at += 1
+
+
+def _came_before(key: bytes, seen: bytearray) -> bool:
+    """Whether a key was seen, or one with the same bit; it is from now on."""
+    byte, bit = divmod(hash(key) % (len(seen) * 8), 8)
+    before = seen[byte] >> bit & 1
+    seen[byte] |= 1 << bit
+    return bool(before)
 
 
 def restore_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Op]:

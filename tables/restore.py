@@ -10,6 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from livejobs.tables.jobs import Batch
 from livejobs.tables.store import Store
 
 BATCH_RECORDS = 10_000
@@ -17,7 +18,10 @@ STALL_SECONDS = 60.0
 BULK_RECORDS = 50_000
 """From so many records on, it pays to open the store anew for the restore alone."""
 
-Ops = Callable[[list[Any], dict[bytes, bytes | None]], None]
+SEEN_BYTES = 1 << 20
+"""Of the bits that tell which keys came before: with a million of them, one in eight is deleted without need."""
+
+Apply = Callable[[list[Any], Batch, bytearray | None], None]
 
 
 class RestoreError(Exception):
@@ -26,11 +30,14 @@ class RestoreError(Exception):
 
 @dataclass(frozen=True)
 class Changelog:
-    """One changelog partition: its name in the store's position, and what puts its records' effects into a dict."""
+    """One changelog partition: its name in the store's position, and what puts its records' effects into a batch.
+
+    That gets the records, the batch, and bits for what came before (`tables.jobs.restore`).
+    """
 
     field: str
     tp: TopicPartition
-    ops: Ops
+    apply: Apply
 
 
 def stale(store: Store, now_ms: int, tombstones_ms: int) -> bool:
@@ -62,6 +69,7 @@ async def restore(
         store.wipe()
         store.position.source, store.position.updated_ms = source, now_ms  # what was applied, was
     starts = {log.tp: max(getattr(store.position, log.field), first[log.tp]) for log in changelogs}
+    seen = None if any(getattr(store.position, log.field) for log in changelogs) else bytearray(SEEN_BYTES)
     bulk = sum(end[tp] - starts[tp] for tp in tps) > BULK_RECORDS
     if bulk:
         store.reopen(bulk=True)
@@ -69,7 +77,7 @@ async def restore(
     for tp in tps:
         consumer.seek(tp, starts[tp])
     with store.explained():
-        read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, moved)
+        read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, seen, moved)
     # It has seen every tombstone until now, however long ago the last message came.
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])
@@ -78,11 +86,12 @@ async def restore(
     return read
 
 
-async def _read(
+async def _read(  # noqa: PLR0913, PLR0917  what `restore` knows
     consumer: AIOKafkaConsumer,
     store: Store,
     by_tp: Mapping[TopicPartition, Changelog],
     end: Mapping[TopicPartition, int],
+    seen: bytearray | None,
     moved: Callable[[], None],
 ) -> int:
     read = 0
@@ -100,9 +109,8 @@ async def _read(
             raise RestoreError(f"restore: no record for {STALL_SECONDS:.0f} s at {positions}, the ends are {dict(end)}")
         fetched = await consumer.getmany(timeout_ms=200, max_records=BATCH_RECORDS)
         for tp, records in fetched.items():
-            ops: dict[bytes, bytes | None] = {}
             log = by_tp[tp]
-            log.ops(records, ops)
-            setattr(store.position, log.field, records[-1].offset + 1)
-            store.write(ops.items())
+            with store.batch() as batch:
+                log.apply(records, batch, seen)
+                setattr(store.position, log.field, records[-1].offset + 1)
             read += len(records)

@@ -28,7 +28,7 @@ from rocksdict import (
 )
 
 from livejobs.tables import keys
-from livejobs.tables.jobs import Op
+from livejobs.tables.jobs import Batch, Op
 
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
@@ -145,17 +145,23 @@ class Store:
             it.next()
         it.status()  # raises, if that was not the end
 
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """A batch of writes, to be filled: all or nothing of it is written in the end, and the position with it."""
+        batch = WriteBatch(raw_mode=True)
+        yield batch
+        batch.put(_META, msgspec.json.encode(self.position))
+        self._db.write(batch)
+
     def write(self, ops: Iterable[Op]) -> None:
         """Write all or nothing: (key, value), or None as value to delete; the position goes with it."""
-        batch = WriteBatch(raw_mode=True)
-        put, delete = batch.put, batch.delete
-        for key, value in ops:
-            if value is None:
-                delete(key)
-            else:
-                put(key, value)
-        put(_META, msgspec.json.encode(self.position))
-        self._db.write(batch)
+        with self.batch() as batch:
+            put, delete = batch.put, batch.delete
+            for key, value in ops:
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
 
     def close(self) -> None:
         """Flush and close; a store that could not be opened again is closed already."""

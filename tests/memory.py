@@ -33,6 +33,19 @@ class MemoryMap:
                 self.values[key] = value
 
 
+class MemoryBatch:
+    """The operations on each key, the last one counts."""
+
+    def __init__(self) -> None:
+        self.ops: dict[bytes, bytes | None] = {}
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.ops[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.ops[key] = None
+
+
 def compiled_record(record: "Record") -> Any:
     """The same record as the compiled part gives it; as it is where there is none."""
     if native is None:

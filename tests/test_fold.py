@@ -13,7 +13,7 @@ import model as model_of
 from histories import Message, histories
 from histories import rules as rule_sets
 from hypothesis import HealthCheck, given, settings
-from memory import MemoryMap, Record, compiled_record
+from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
 from livejobs.streams import fold, verify
@@ -102,12 +102,12 @@ class Core:
     def restored(self) -> "Core":
         """A core rebuilt from the two topics alone."""
         other = Core(self.rules)
-        ops: dict[bytes, bytes | None] = {}
+        batch = MemoryBatch()
         rows = [Record(0, 0, key, value, tuple(headers)) for key, (value, headers) in self.jobs.items()]
-        jobs.restore([compiled_record(row) for row in rows], ops)
+        jobs.restore([compiled_record(row) for row in rows], batch, None)
         by_rules = dict(op for row in rows for op in jobs.restore_ops(row.key or b"", row.value, row.headers))
-        assert ops == by_rules
-        other.map.write(list(ops.items()))
+        assert batch.ops == by_rules
+        other.map.write(list(batch.ops.items()))
         for key, (value, headers) in self.stats.items():
             other.map.write(rules_of.restore_ops(self.rules, key, value, headers))
         other.jobs, other.stats, other.rejects = dict(self.jobs), dict(self.stats), list(self.rejects)

@@ -9,6 +9,8 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from memory import MemoryBatch, MemoryMap, Record, compiled_record
+
 from livejobs.streams import messages
 from livejobs.streams.partitioner import murmur2
 from livejobs.tables import jobs
@@ -285,6 +287,29 @@ def test_records_of_a_worker_are_restored_without_a_second_look(result: str) -> 
     row.signature = 'a "signature"' if result == "fail" else None
     value = row.value(b'"r \\"1\\""')
     packed, _ = native.pack([(b"[key", value, [])], 0, 1)
-    ops: dict[bytes, Any] = {}
-    assert native.restore(native.records(bytes(packed), 61, 1, 0, 0, 0, True), 0, ops) == 1
-    assert ops == dict(jobs.restore_ops(b"[key", value, []))
+    batch = MemoryBatch()
+    assert native.restore(native.records(bytes(packed), 61, 1, 0, 0, 0, True), 0, batch, None) == 1
+    assert batch.ops == dict(jobs.restore_ops(b"[key", value, []))
+
+
+LOG = st.lists(st.tuples(st.sampled_from([b'["a","1"]', b'["a","2"]', b'["b","1"]']), st.sampled_from(["live", "pass", "fail", ""])))
+
+
+@given(log=LOG, compiled=st.lists(st.booleans(), min_size=1))
+def test_an_empty_store_is_restored_with_no_needless_deletions(log: list[tuple[bytes, str]], compiled: list[bool]) -> None:
+    """As a store that may hold anything: whatever was written over is gone, from the compiled part and without it."""
+    records = []
+    for number, (key, result) in enumerate(log):
+        row = Row()
+        row.result, row.body, row.first_seen, row.updated_ms = result, b"{}", "2026-03-02T13:00:11.201Z", 1_772_456_411_201
+        record = Record(number, 0, key, row.value(b'"a"') if result else None, ())
+        records.append(compiled_record(record) if compiled[number % len(compiled)] else record)
+    careful, empty = MemoryMap(), MemoryMap()
+    for some, seen in ((careful, None), (empty, bytearray(64))):
+        batch = MemoryBatch()
+        jobs.restore(records, batch, seen)
+        some.write(list(batch.ops.items()))
+    assert empty.values == careful.values
+    batch = MemoryBatch()
+    jobs.restore(records[:1], batch, bytearray(64))
+    assert None not in batch.ops.values()
