@@ -8,7 +8,6 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 
 from livejobs.streams import messages

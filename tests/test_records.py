@@ -1,20 +1,46 @@
-"""aiokafka's consumer with our parts in it: it can be closed at any moment."""
+"""aiokafka's consumer with our parts in it: how often it asks a broker, and how long it lets that wait."""
 
-import asyncio
-import time
+from typing import Any
 
-from livejobs.streams.records import _PacedFetcher
+import pytest
+from aiokafka.consumer.fetcher import Fetcher
+
+from livejobs.streams import records
+from livejobs.streams.records import FETCH_PAUSE_MS, _PacedFetcher
+
+LONG_MS = 500
 
 
-def test_a_fetch_that_is_closed_while_it_pauses_ends_quietly() -> None:
-    """`close` cancels each fetch and awaits it: an error would end whoever closes the consumer, a restore for example."""
+@pytest.fixture
+def fetcher(monkeypatch: pytest.MonkeyPatch) -> _PacedFetcher:
+    """A fetcher that would always ask broker 1, its request being how long that may wait for messages."""
 
-    async def close() -> bool:
-        fetcher = _PacedFetcher.__new__(_PacedFetcher)
-        fetcher._ask_at = {1: time.monotonic() + 60}
-        fetch = asyncio.create_task(fetcher._proc_fetch_request(None, 1, None))
-        await asyncio.sleep(0)  # it begins
-        fetch.cancel()
-        return await fetch
+    def always(self: Any, _assignment: object) -> Any:
+        return [(1, self._fetch_max_wait_ms)], {}, 0.2, False, []
 
-    assert asyncio.run(close()) is False
+    monkeypatch.setattr(Fetcher, "_get_actions_per_node", always)
+    made = _PacedFetcher.__new__(_PacedFetcher)
+    made._fetch_max_wait_ms, made._records = LONG_MS, {}
+    return made
+
+
+def test_a_broker_is_asked_again_only_after_a_pause(fetcher: _PacedFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(records.time, "monotonic", lambda: now)
+    assert fetcher._get_actions_per_node(None)[0]
+    now += FETCH_PAUSE_MS / 1000 / 4
+    asked, _, wait_seconds, _, _ = fetcher._get_actions_per_node(None)
+    assert not asked
+    assert wait_seconds == pytest.approx(FETCH_PAUSE_MS / 1000 * 3 / 4)  # and then it is
+    now += wait_seconds
+    assert fetcher._get_actions_per_node(None)[0]
+
+
+def test_a_partition_that_is_left_out_waits_for_no_long_poll(fetcher: _PacedFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition whose messages have not been taken is not asked for: else it would wait until others have some."""
+    now = 100.0
+    monkeypatch.setattr(records.time, "monotonic", lambda: now)
+    for waiting, wait_ms in (({}, LONG_MS), ({"tp": "records"}, FETCH_PAUSE_MS), ({}, LONG_MS)):
+        fetcher._records = waiting
+        now += 1
+        assert fetcher._get_actions_per_node(None)[0] == [(1, wait_ms)]
