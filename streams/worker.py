@@ -22,7 +22,7 @@ import uvloop
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from livejobs.streams import messages, records, topics
+from livejobs.streams import logs, messages, records, topics
 from livejobs.streams.commit import Partition
 from livejobs.streams.config import Config, ConfigError
 from livejobs.streams.health import Health
@@ -240,7 +240,7 @@ class _FaustWorker(faust.Worker):
 
 def run(config: Config) -> NoReturn:
     """Run one worker until a signal ends the process; raises TopicsError and ConfigError before it starts."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.to_stderr()
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("aiokafka.producer.sender").setLevel(

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from livejobs.streams import records
+from livejobs.streams import logs, records
 from livejobs.streams.config import Config, ConfigError, split_address
 from livejobs.streams.web.access import Access
 from livejobs.streams.web.app import Api
@@ -41,7 +41,7 @@ class _Server(uvicorn.Server):
 
 def run(config: Config) -> int:
     """Run the service until SIGTERM or Ctrl-C; the exit code. Raises ConfigError."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.to_stderr()
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     for noisy in ("uvicorn", "sse_starlette"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
