@@ -236,11 +236,7 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
 
     def restore_stats(records: list[Record], batch: Batch, _seen: bytearray | None) -> None:
         for name, record in {record.key or b"": record for record in records}.items():  # the last one of each counts
-            for key, value in rules_of.restore_ops(rules, name, record.value, record.headers):
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
+            jobs.put_into(batch, rules_of.restore_ops(rules, name, record.value, record.headers))
 
     source_tp = TopicPartition(kafka.events_topic, number)
     consumer = AIOKafkaConsumer(

@@ -5,7 +5,7 @@ front: the time of its ``P`` entry (see `tables.keys`), and the ending that spar
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -113,6 +113,16 @@ class Batch(Protocol):
 
     def delete(self, key: bytes) -> None:
         """Delete a key."""
+
+
+def put_into(batch: Batch, ops: Iterable[Op]) -> None:
+    """Put operations into a batch."""
+    put, delete = batch.put, batch.delete
+    for key, value in ops:
+        if value is None:
+            delete(key)
+        else:
+            put(key, value)
 
 
 def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:

@@ -28,7 +28,7 @@ from rocksdict import (
 )
 
 from livejobs.tables import keys
-from livejobs.tables.jobs import Batch, Op
+from livejobs.tables.jobs import Batch, Op, put_into
 
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
@@ -156,12 +156,7 @@ class Store:
     def write(self, ops: Iterable[Op]) -> None:
         """Write all or nothing: (key, value), or None as value to delete; the position goes with it."""
         with self.batch() as batch:
-            put, delete = batch.put, batch.delete
-            for key, value in ops:
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
+            put_into(batch, ops)
 
     def close(self) -> None:
         """Flush and close; a store that could not be opened again is closed already."""

@@ -1,5 +1,6 @@
-"""aiokafka's consumer with our parts in it: how often it asks a broker, and how long it lets that wait."""
+"""aiokafka's consumer with our parts in it: how often it asks a broker, how long it lets that wait; it can be closed at any moment."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -44,3 +45,21 @@ def test_a_partition_that_is_left_out_waits_for_no_long_poll(fetcher: _PacedFetc
         fetcher._records = waiting
         now += 1
         assert fetcher._get_actions_per_node(None)[0] == [(1, wait_ms)]
+
+
+def test_a_fetch_that_is_closed_while_it_waits_ends_quietly() -> None:
+    """`close` cancels each fetch and awaits it: an error would end whoever closes the consumer, a restore for example."""
+
+    class Silent:
+        async def send(self, *_: object) -> None:
+            await asyncio.sleep(60)
+
+    async def close() -> bool:
+        fetcher = _PacedFetcher.__new__(_PacedFetcher)
+        fetcher._client = Silent()
+        fetch = asyncio.create_task(fetcher._proc_fetch_request(None, 1, None))
+        await asyncio.sleep(0)  # it begins
+        fetch.cancel()
+        return await fetch
+
+    assert asyncio.run(close()) is False
