@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3, help="of each program (default: %(default)s)")
     parser.add_argument("--events", type=int, help="of one run; each measurement has its own default")
-    parser.add_argument("--peers", default="", help="of catch_up, commas between: kafka-streams, flink, limit")
+    parser.add_argument("--peers", default="", help="of catch_up and two_workers, commas between: kafka-streams, flink, limit")
     parser.add_argument("--largest", type=int, default=1_000_000, help="size in growth (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=600, help="at most, for one run (default: %(default)s)")
     parser.add_argument("--livejobs", type=Path, default=TOP / ".venv/bin/livejobs", help="the executable measured")

@@ -218,6 +218,11 @@ class Java(Peer):
     main: str
     build: Path
     options: tuple[str, ...] = ()
+    threads: int = 1
+
+    def environment(self, task: Task) -> dict[str, str]:
+        """And how many threads it has."""
+        return super().environment(task) | {"THREADS": str(self.threads)}
 
     def start(self, task: Task) -> None:
         """Start it."""
@@ -275,13 +280,13 @@ def toml(**sections: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def peer(name: str, build: Path) -> Engine:
+def peer(name: str, build: Path, threads: int = 1) -> Engine:
     """A peer by its name, built where it needs that. Raises BenchError."""
-    if name == "limit":
+    if name == "limit" and threads == 1:
         return Limit()
     if name not in JAVA:
-        raise BenchError(f"no such peer: {name}; there are limit, {', '.join(JAVA)}")
+        raise BenchError(f"no such peer of {threads} threads: {name}; there are {', '.join(JAVA)} and, of one, limit")
     main, options = JAVA[name]
-    java = Java(name, main, (build / name).resolve(), options)
+    java = Java(name, main, (build / name).resolve(), options, threads)
     java.compile()
     return java

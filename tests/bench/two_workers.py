@@ -1,32 +1,36 @@
-"""Two workers against one on the same topic: two processes that share its partitions.
+"""Two workers against one on the same topic: two processes that share its partitions; beside them peers with two threads.
 
 They also share the machine with the broker: with no more than two cores, what the second one adds is what the first
 and the broker leave over. CPU an event does not depend on that.
 """
 
-from bench.engines import Livejobs, Task
+from bench.engines import Engine, Livejobs, Task, peer
 from bench.generate import Shape, Stream
 from bench.measure import Run, column, ratios, shown, table
 from bench.replay import replay
 from bench.setting import Result, Runs, Setting
 
 EVENTS = 1_000_000
-NAMES = {1: "one", 2: "two"}
+PEERS = ("kafka-streams",)
+ONE, TWO = "one", "two"
 
 
 def measure(setting: Setting) -> Result:
-    """One worker and two, in turn."""
+    """One worker, two, and the peers, in turn, behind a run that does not count."""
     stream = Stream(Shape(setting.events or EVENTS))
     source = setting.broker.preload("job-events", stream.shape.partitions, stream.expected, stream)
-    runs: Runs = {name: [] for name in NAMES.values()}
+    engines: dict[str, Engine] = {ONE: Livejobs(setting.livejobs), TWO: Livejobs(setting.livejobs, workers=2)}
+    engines |= {f"{name}, two threads": peer(name, setting.build, threads=2) for name in setting.peers or PEERS}
+    runs: Runs = {name: [] for name in engines}
+    with setting.task(source, "warm-up") as task:
+        replay(engines[ONE], task)
     for number in range(1, setting.runs + 1):
-        for workers, name in NAMES.items():
-            engine = Livejobs(setting.livejobs, workers)
+        for name, engine in engines.items():
 
-            def partitions(task: Task, engine: Livejobs = engine) -> Run:
-                return {"partitions": engine.assigned(task)}
+            def partitions(task: Task, engine: Engine = engine) -> Run:
+                return {"partitions": engine.assigned(task)} if isinstance(engine, Livejobs) else {}
 
-            with setting.task(source, f"{name}-livejobs") as task:
+            with setting.task(source, f"two-{engine.name}") as task:
                 run = replay(engine, task, then=partitions)
             setting.note("two_workers", name, number, run, runs[name])
     setting.broker.delete([source.topic])
@@ -55,7 +59,7 @@ def _absolute(runs: Runs) -> str:
                 shown(column(some, "cores"), ".2f"),
                 shown(column(some, "rss_mb"), ".0f"),
                 shown(column(some, "other_cores"), ".2f"),
-                "; ".join("+".join(map(str, run["partitions"])) for run in some),
+                "; ".join("+".join(map(str, run["partitions"])) for run in some if "partitions" in run),
                 f"{sum(run['correct'] for run in some)} of {len(some)}",
             )
             for name, some in runs.items()
@@ -65,5 +69,11 @@ def _absolute(runs: Runs) -> str:
 
 def _ratios(runs: Runs) -> str:
     keys = ("rate", "cpu_s_per_million", "rss_mb")
-    values = [shown(ratios(runs["two"], runs["one"], key), ".2f") for key in keys]
-    return table(("ratio", "events/s", "CPU an event", "peak memory"), [("two by one", *values)])
+    return table(
+        ("two by", "events/s", "CPU an event", "peak memory"),
+        (
+            (name, *(shown(ratios(runs[TWO], some, key), ".2f") for key in keys))
+            for name, some in runs.items()
+            if name != TWO
+        ),
+    )

@@ -246,6 +246,7 @@ public final class FlinkLiveJobs {
     public static void main(final String[] args) throws Exception {
         final String broker = System.getenv("BROKER");
         final String group = System.getenv("GROUP");
+        final int threads = Integer.parseInt(System.getenv("THREADS"));
         final Path dir = Path.of(System.getenv("STATE_DIR")).toAbsolutePath();
 
         final Configuration conf = new Configuration();
@@ -255,10 +256,10 @@ public final class FlinkLiveJobs {
         conf.setString("state.backend.rocksdb.localdir", dir.resolve("rocksdb").toString());
         conf.setString("io.tmp.dirs", dir.resolve("tmp").toString());
         conf.set(TaskManagerOptions.MANAGED_MEMORY_SIZE, MemorySize.ofMebiBytes(512));
-        conf.set(TaskManagerOptions.NUM_TASK_SLOTS, 1);
+        conf.set(TaskManagerOptions.NUM_TASK_SLOTS, threads);
         conf.set(PipelineOptions.OBJECT_REUSE, true);
         conf.set(PipelineOptions.GENERIC_TYPES, false);
-        final StreamExecutionEnvironment e = StreamExecutionEnvironment.createLocalEnvironment(1, conf);
+        final StreamExecutionEnvironment e = StreamExecutionEnvironment.createLocalEnvironment(threads, conf);
         e.enableCheckpointing(COMMIT_MS, CheckpointingMode.EXACTLY_ONCE);
 
         final KafkaSource<Tuple3<String, Byte, byte[]>> source = KafkaSource.<Tuple3<String, Byte, byte[]>>builder()
@@ -287,9 +288,11 @@ public final class FlinkLiveJobs {
 
         final DataStream<Tuple3<String, Byte, byte[]>> events =
             e.fromSource(source, WatermarkStrategy.noWatermarks(), "events", EVENT);
-        // With one subtask every key is already where it belongs: no shuffle, the whole job is one chain.
-        final KeyedStream<Tuple3<String, Byte, byte[]>, String> keyed =
-            DataStreamUtils.reinterpretAsKeyedStream(events, r -> r.f0, Types.STRING);
+        // With one subtask every key is already where it belongs: no shuffle, the whole job is one chain. With more
+        // there must be one: Flink places keys by hashes of its own, not by Kafka's partitions.
+        final KeyedStream<Tuple3<String, Byte, byte[]>, String> keyed = threads == 1
+            ? DataStreamUtils.reinterpretAsKeyedStream(events, r -> r.f0, Types.STRING)
+            : events.keyBy(r -> r.f0, Types.STRING);
         keyed.process(new Jobs()).returns(RESULT).sinkTo(sink);
         e.execute("live-jobs");
     }

@@ -44,7 +44,7 @@ public final class LiveJobs {
         p.put(StreamsConfig.APPLICATION_ID_CONFIG, System.getenv("GROUP"));
         p.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, System.getenv("BROKER"));
         p.put(StreamsConfig.STATE_DIR_CONFIG, System.getenv("STATE_DIR"));
-        p.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
+        p.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, System.getenv("THREADS"));
         p.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
         p.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, COMMIT_MS);
         p.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, CACHE_BYTES);
