@@ -453,7 +453,7 @@ class Fold(Overlay):
     def _drop_rows(self, regression: Regression, most: int) -> int:
         """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
         self._cached -= len(regression.rows)
-        regression.rows, regression.complete = {}, False
+        regression.rows, regression.complete, regression.seen = {}, False, None
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):
             for key, stored in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):

@@ -26,6 +26,12 @@ CACHE_ROWS_MIN = 2_000
 CACHE_REGRESSIONS = 100_000
 CACHE_REGRESSIONS_MIN = 1_000
 """The same for regressions."""
+SEEN_BYTES = 1024 * 1024
+"""Bits for the jobs of a large regression of which not all rows are remembered: new ones need not be looked for."""
+SEEN_ROWS_MIN = 1_000
+"""A regression with fewer rows is not large."""
+SEEN_REGRESSIONS = 16
+"""So many have such bits, if one worker has all partitions; each partition has its share, but one at least."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 
@@ -58,6 +64,7 @@ class Overlay:
         self.rules, self.store = rules, store
         self._cache_rows = max(CACHE_ROWS // partitions, CACHE_ROWS_MIN)
         self._cache_regressions = max(CACHE_REGRESSIONS // partitions, CACHE_REGRESSIONS_MIN)
+        self._seen_regressions = max(SEEN_REGRESSIONS // partitions, 1)
         self._regressions: dict[bytes, Regression] = {}
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
@@ -84,7 +91,7 @@ class Overlay:
         return regression.rows.get(key) or self._load_row(regression, key)
 
     def _load_row(self, regression: Regression, key: bytes) -> Row:
-        if regression.complete:
+        if regression.complete or (regression.seen is not None and not jobs.came_before(key, regression.seen)):
             row = Row()
         else:
             live = self.store.get(keys.LIVE + key)
@@ -237,9 +244,26 @@ class Overlay:
             live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
             if len(live) < len(regression.rows):
                 self._cached -= len(regression.rows) - len(live)
+                if regression.complete:
+                    regression.seen = self._seen(regression)
                 regression.rows, regression.complete = live, False
         for regression in oldest:
             if self._cached <= self._cache_rows // 2 and len(self._regressions) <= regressions_left:
                 break
             self._cached -= len(regression.rows)
             del self._regressions[regression.key]
+
+    def _seen(self, regression: Regression) -> bytearray | None:
+        """Bits for all rows of a regression; None: it is not worth it, or others have them."""
+        if len(regression.rows) < SEEN_ROWS_MIN:
+            return None
+        others = [other for other in self._regressions.values() if other.seen is not None]
+        for other in others:
+            if other.phase != "open":
+                other.seen = None
+        if sum(other.seen is not None for other in others) >= self._seen_regressions:
+            return None
+        seen = bytearray(SEEN_BYTES)
+        for key in regression.rows:
+            jobs.came_before(key, seen)
+        return seen

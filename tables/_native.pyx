@@ -1042,11 +1042,10 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
                 break
         key = regression.prefix + tail
         row = regression.rows.get(key)
-        is_new = row is None
-        if is_new:
-            if not regression.complete:
-                break
-        elif row.state is not _LIVE:
+        if row is None and not regression.complete:
+            row = fold._load_row(regression, key)
+        is_new = row is None or row.state is _ABSENT
+        if not is_new and row.state is not _LIVE:
             break
 
         # From here on it is taken: what `Fold._heard`, `_move` and `streams.statistics` would do.
@@ -1057,9 +1056,10 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         if not regression.dirty:
             fold._publish(regression)
         if is_new:
-            row = regression.rows[key] = row_type()
+            if row is None:
+                row = regression.rows[key] = row_type()
+                cached += 1
             row.first_seen = to_text(now)
-            cached += 1
         row.updated_ms = now
         row.body = record.value
         row.spared = 0

@@ -138,7 +138,7 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
             if at == len(records):
                 return
         record = records[at]
-        before = seen is None or _came_before(record.key, seen)
+        before = seen is None or came_before(record.key, seen)
         for key, value in restore_ops(record.key, record.value, record.headers):
             if value is not None:
                 batch.put(key, value)
@@ -147,8 +147,8 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
         at += 1
 
 
-def _came_before(key: bytes, seen: bytearray) -> bool:
-    """Whether a key was seen, or one with the same bit; it is from now on."""
+def came_before(key: bytes, seen: bytearray) -> bool:
+    """Whether a key was seen, or one with the same bit; it is from now on. The length of `seen` is a power of two."""
     byte, bit = divmod(hash(key) % (len(seen) * 8), 8)
     before = seen[byte] >> bit & 1
     seen[byte] |= 1 << bit

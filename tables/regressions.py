@@ -97,7 +97,8 @@ class StatsPrivate(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Regression(RegressionFields):
     """One regression in memory, with those of its job rows that are known here.
 
-    `complete` says that `rows` holds every row the store has; then a job that is not in `rows` does not exist.
+    `complete` says that `rows` holds every row the store has; then a job that is not in `rows` does not exist. Else
+    `seen` may have bits for the keys of all rows that the store has (`tables.jobs.came_before`).
     """
 
     __slots__ = (
@@ -109,6 +110,7 @@ class Regression(RegressionFields):
         "name",
         "name_json",
         "sealed_ms",
+        "seen",
         "signatures",
         "start",
         "stored",
@@ -129,6 +131,7 @@ class Regression(RegressionFields):
         self.prefix = b"[" + self.name_json + b","
         self.stored = False
         self.touched = 0
+        self.seen: bytearray | None = None
         self.deadline_ms = NEVER_MS  # time of the D entry in the store
         self.renew()
 
@@ -152,7 +155,7 @@ class Regression(RegressionFields):
         """As if never heard of; what the store holds is deleted with the next write."""
         self.exists = False
         self.version, self.updated_ms, self.heard_ms = -1, 0, 0
-        self.rows, self.complete = {}, True
+        self.rows, self.complete, self.seen = {}, True, None
         self.renew()
 
     @property

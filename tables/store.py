@@ -30,11 +30,13 @@ from rocksdict import (
 from livejobs.tables import keys
 from livejobs.tables.jobs import Batch, Op, put_into
 
-WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
 """Of all stores of the process together; one of them is flushed when there are more."""
 BLOCK_CACHE_BYTES = 64 * 1024 * 1024
 """For all stores of the process."""
+CACHED_BLOCK_BYTES = 4096
+"""About as large as one of them is."""
 OPEN_FILES_MAX = 256
 BULK_FILES_MAX = 1_000_000
 FORMAT = 1
@@ -178,7 +180,9 @@ class Store:
 def _options(*, bulk: bool) -> Options:
     if not _shared:
         buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
-        _shared.append((Cache(BLOCK_CACHE_BYTES), buffers))
+        # The usual cache is 64 small ones: a large file's filter would be in none of them, and read for each row.
+        cache = Cache.new_hyper_clock_cache(BLOCK_CACHE_BYTES, CACHED_BLOCK_BYTES)
+        _shared.append((cache, buffers))
     cache, buffers = _shared[0]
     blocks = BlockBasedOptions()
     blocks.set_block_cache(cache)

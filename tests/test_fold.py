@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
-from livejobs.streams import fold, verify
+from livejobs.streams import fold, overlay, verify
 from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
@@ -172,17 +172,29 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
 
 
 @HISTORIES
-@given(rules=rule_sets(), messages=histories(), seed=st.integers(0, 2**32), step=st.sampled_from([1, 10_000]))
-def test_batch_boundaries_restarts_and_restores_do_not_matter(
-    rules: Any, messages: list[Message], seed: int, step: int
+@given(
+    rules=rule_sets(),
+    messages=histories(),
+    seed=st.integers(0, 2**32),
+    step=st.sampled_from([1, 10_000]),
+    room=st.sampled_from([0, 1, 3, 10_000]),
+    bits=st.sampled_from([8, 1024]),
+)
+def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
+    rules: Any, messages: list[Message], seed: int, step: int, room: int, bits: int
 ) -> None:
-    with patch.object(fold, "ENDING_STEP", step):
-        _boundaries(rules, messages, Random(seed))
-
-
-def _boundaries(rules: Any, messages: list[Message], random: Random) -> None:
     whole = Core(Rules(**asdict(rules)))
-    whole.apply(messages)
+    with patch.object(fold, "ENDING_STEP", step):
+        whole.apply(messages)
+        with patch.multiple(
+            overlay,
+            CACHE_ROWS=room, CACHE_ROWS_MIN=0, CACHE_REGRESSIONS=room, CACHE_REGRESSIONS_MIN=0,
+            SEEN_ROWS_MIN=1, SEEN_REGRESSIONS=2, SEEN_BYTES=bits // 8,
+        ):  # fmt: skip
+            _boundaries(whole, messages, Random(seed))
+
+
+def _boundaries(whole: Core, messages: list[Message], random: Random) -> None:
     numbers = range(len(messages))
     cut = Core(whole.rules)
     cut.apply(
