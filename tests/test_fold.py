@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
-from livejobs.streams import fold, overlay, verify
+from livejobs.streams import fold, overlay
 from livejobs.streams import rules as rules_of
 from livejobs.streams.fold import Fold
 from livejobs.streams.rules import Rules
+from livejobs.streams.verify.differences import Count
 from livejobs.tables import jobs, keys
 from livejobs.tables.staged import Staged
 
@@ -274,7 +275,7 @@ def assert_counted(core: Core) -> None:
     """The statistics of each regression that has its rows are what the verifier makes of these."""
     for name, (value, headers) in core.stats.items():
         if "sealed_ms" not in json.loads(headers[0][1]):
-            count = verify.Count()
+            count = Count()
             for key, (row, _) in core.jobs.items():
                 if json.loads(key)[0] == name.decode():
                     count.add(jobs.decode(row))

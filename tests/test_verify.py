@@ -21,6 +21,7 @@ from aiokafka.partitioner import murmur2
 from livejobs.streams import verify
 from livejobs.streams.config import Config
 from livejobs.streams.messages import Reject
+from livejobs.streams.verify.differences import Count, differences, paired
 from livejobs.tables import jobs
 
 SECONDS = 60.0
@@ -57,7 +58,7 @@ def statistics(**fields: Any) -> Kept:
 
 
 def counted(*rows: jobs.JobRecord, **fields: Any) -> list[str]:
-    count = verify.Count()
+    count = Count()
     for one in rows:
         count.add(one)
     return list(count.differences('"r"', "stats", "jobs", statistics(**fields)))
@@ -104,7 +105,7 @@ def test_rows_are_counted_and_summed() -> None:
 
 def test_a_row_whose_body_is_no_finished_job_is_refused() -> None:
     with pytest.raises(Reject):
-        verify.Count().add(row("pass", {"uniqueid": "a", "result": "live"}))
+        Count().add(row("pass", {"uniqueid": "a", "result": "live"}))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +125,17 @@ def test_a_row_whose_body_is_no_finished_job_is_refused() -> None:
     ],
 )
 def test_two_records_differ_field_by_field(got: Kept | None, want: Kept | None, lines: list[str]) -> None:
-    assert list(verify.differences("x", "t", got, want)) == lines
+    assert list(differences("x", "t", got, want)) == lines
 
 
 def test_a_long_value_is_cut() -> None:
-    (line,) = verify.differences("x", "t", (b"", b'{"a":"%s"}' % (b"y" * 9999)), (b"", b'{"a":""}'))
+    (line,) = differences("x", "t", (b"", b'{"a":"%s"}' % (b"y" * 9999)), (b"", b'{"a":""}'))
     assert len(line) < 150
 
 
 def test_ordered_rows_are_paired_by_key() -> None:
     a, b = (b"", b"a"), (b"", b"b")
-    pairs = list(verify.paired([(b"1", a), (b"2", a), (b"4", a)], [(b"2", b), (b"3", b), (b"4", b)]))
+    pairs = list(paired([(b"1", a), (b"2", a), (b"4", a)], [(b"2", b), (b"3", b), (b"4", b)]))
     assert pairs == [(b"1", a, None), (b"2", a, b), (b"3", None, b), (b"4", a, b)]
 
 
