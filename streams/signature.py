@@ -15,15 +15,17 @@ _READ_MAX = 4096  # characters of a fail message that are looked at
 
 # Nothing is looked for from each place on to the end of the line: it may be made to be slow.
 _NAME = r"[A-Za-z_]\w*(?:\[[^\]\s]{0,100}\])*"
+_C_HEX = r"0(?<!\w0)[xX][0-9a-fA-F_]+"  # a pattern that begins with a character is searched fastest
+_VERILOG_HEX = r"(?:(?<!\d)\d+)?'[hH][0-9a-fA-FxXzZ_?]+"
 # What must be there for a pattern to match, the pattern, what takes its place. The first saves most of the searching.
 _STEPS = (
     ("/", re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.+@%=:~-]+)+/?"), "<path>"),
-    ("", re.compile(r"\b0[xX][0-9a-fA-F_]+|(?:(?<!\d)\d+)?'[hH][0-9a-fA-FxXzZ_?]+"), "<hex>"),
+    ("'", re.compile(f"{_C_HEX}|{_VERILOG_HEX}"), "<hex>"),
+    ("", re.compile(_C_HEX), "<hex>"),  # what is left of those, where there was no quote
     ("", re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{6,}\b"), "<hex>"),
     (".", re.compile(rf"\b{_NAME}(?:\.{_NAME})+"), "<hierarchy>"),
     ("", re.compile(r"\d+(?:[.,_]\d+)*"), "<n>"),
 )
-_SPACES = re.compile(r"\s+")
 
 
 def reduce(fail_message: str) -> str:
@@ -35,8 +37,7 @@ def reduce(fail_message: str) -> str:
     for needed, pattern, word in _STEPS:
         if needed in line:
             line = pattern.sub(word, line)
-    line = _SPACES.sub(" ", line).strip()
-    return cut(line) or NO_MESSAGE
+    return cut(" ".join(line.split())) or NO_MESSAGE
 
 
 def cut(text: str) -> str:

@@ -99,8 +99,9 @@ def uncovers(regression: Regression, old: Finish, old_ms: int, new: Finish, new_
 
 def signature_of(regression: Regression, given: Finish, timeout_signature: str | None) -> str:
     """The signature of a fail that arrives now: its own if known or a place is free, else the overflow's."""
-    text = msgspec.json.decode(given.reason or b'""', type=str)
-    name = text if given.bucketed else signature.reduce(text)
+    *_, bucketed, reason = given
+    text = msgspec.json.decode(reason or b'""', type=str)
+    name = text if bucketed else signature.reduce(text)
     known = regression.signatures
     if name in known or name in (signature.OVERFLOW, timeout_signature):
         return name

@@ -1003,9 +1003,8 @@ cdef class RegressionFields:
 def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max):
     """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
 
-    Plain is what nearly all are: a live message, or a finish that is no fail, with a plain body, of a job that is live
-    or new, in a regression that is in memory, open, and not being ended. Stops also when as many rows or bytes have
-    changed as given.
+    Plain is what nearly all are: a live message or a finish with a plain body, of a job that is live or new, in a
+    regression that is in memory, open, and not being ended. Stops also when as many rows or bytes have changed as given.
     """
     cdef dict regressions = fold._regressions
     cdef dict dirty_rows = fold._dirty_rows
@@ -1033,7 +1032,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         given = None
         if finished:
             given = finish(record.value)
-            if given is None or given[1] is _FAIL:
+            if given is None:
                 break
             tail = given[0]
         else:
@@ -1070,8 +1069,12 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
             row.result = given[1]
             if given[1] is _PASS:
                 regression.passed += 1
-            else:
+            elif given[1] is _SKIP:
                 regression.skip += 1
+            else:
+                regression.fail += 1
+                row.signature = fold._signature_of(regression, given)
+                regression.signatures[row.signature] = regression.signatures.get(row.signature, 0) + 1
             _add(regression, given, now)
         elif is_new:
             row.state = _LIVE
