@@ -128,7 +128,7 @@ def demo(config_file: str | None, settings: tuple[str, ...]) -> None:
     """Everything on this machine: broker, topics, worker, and a simulated farm. Ends on Ctrl-C."""
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import demo as demo_module
+        from livejobs.streams.demo import run as demo_module
 
         sys.exit(demo_module.run(config))
 
@@ -147,7 +147,7 @@ def broker(config_file: str | None, settings: tuple[str, ...], port: int | None,
     """Only the local single-node Kafka, for development and tests. Needs Java 17; ends on Ctrl-C."""
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import broker as broker_module
+        from livejobs.streams.kafka import broker as broker_module
 
         broker_module.run(config, port, datadir)
 
@@ -165,7 +165,7 @@ def create(config_file: str | None, settings: tuple[str, ...]) -> None:
         config = load(config_file, settings)
         import asyncio
 
-        from livejobs.streams import topics as topics_module
+        from livejobs.streams.kafka import topics as topics_module
 
         for line in asyncio.run(topics_module.create(config, lambda name: click.echo(f"created {name}", err=True))):
             click.echo(line)
@@ -179,7 +179,7 @@ def check(config_file: str | None, settings: tuple[str, ...]) -> None:
         config = load(config_file, settings)
         import asyncio
 
-        from livejobs.streams import topics as topics_module
+        from livejobs.streams.kafka import topics as topics_module
 
         lines = asyncio.run(topics_module.differences(config))
         for line in lines:
@@ -195,7 +195,7 @@ def worker(config_file: str | None, settings: tuple[str, ...]) -> None:
     """One worker. Start as many as you like: they share the partitions. Ends on Ctrl-C or SIGTERM."""
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import worker as worker_module
+        from livejobs.streams.worker import worker as worker_module
 
         sys.exit(worker_module.run(config))
 
@@ -245,7 +245,7 @@ def publish(  # noqa: PLR0913  its options
     """
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import oneshot
+        from livejobs.streams.publisher import oneshot
 
         sys.exit(oneshot.run(config, kind, regression, files, ndjson=ndjson, as_json=as_json))
 
@@ -261,7 +261,7 @@ def tunnel(config_file: str | None, settings: tuple[str, ...]) -> None:
     """
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import tunnel as tunnel_module
+        from livejobs.streams.tunnel import daemon as tunnel_module
 
         sys.exit(tunnel_module.run(config))
 
@@ -295,7 +295,7 @@ def _publish_tank(config: "Config", name: str, fields: dict[str, object], *, as_
     with told():
         import json
 
-        from livejobs.streams import oneshot
+        from livejobs.streams.publisher import oneshot
 
         body = json.dumps({key: value for key, value in fields.items() if value is not None}).encode()
         sys.exit(oneshot.run_body(config, "regr-tank", name, body, as_json=as_json))
@@ -323,7 +323,7 @@ def verify(config_file: str | None, settings: tuple[str, ...], *, as_json: bool)
 
             click.echo(json.dumps({**dataclasses.asdict(report), "not_checked": report.not_checked, "ok": report.ok}))
         else:
-            from livejobs.streams.printable import printable
+            from livejobs.streams.terminal.printable import printable
 
             click.echo("\n".join(map(printable, str(report).splitlines())))
         sys.exit(0 if report.ok else DIFFERENT)
@@ -377,8 +377,8 @@ def ls(  # noqa: PLR0913, PLR0917  its options
             raise click.UsageError(f"--{name} is for regressions, not for jobs")
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import shown
-        from livejobs.streams.client import Client
+        from livejobs.streams.terminal import shown
+        from livejobs.streams.terminal.client import Client
 
         parameters = {**filters, **({"regression": regression} if of_jobs else {})}
         shown.ls(Client(config, url, tokenfile), parameters, limit, as_json=as_json)
@@ -401,8 +401,8 @@ def show(  # noqa: PLR0913  its options
     """Show the regression NAME with its live jobs; SERIES/$ is the latest of a series. Or one job."""
     with told():
         config = load(config_file, settings)
-        from livejobs.streams import shown
-        from livejobs.streams.client import Client
+        from livejobs.streams.terminal import shown
+        from livejobs.streams.terminal.client import Client
 
         shown.show(Client(config, url, tokenfile), name, job=job, as_json=as_json)
 
@@ -429,8 +429,8 @@ def top(  # noqa: PLR0913, PLR0917  its options
     """
     with told(), contextlib.suppress(KeyboardInterrupt):
         config = load(config_file, settings)
-        from livejobs.streams import shown
-        from livejobs.streams.client import Client
+        from livejobs.streams.terminal import shown
+        from livejobs.streams.terminal.client import Client
 
         which: dict[str, object] = {"regression": regression} if regression is not None else {"status": "LIVE"}
         shown.top(Client(config, url, tokenfile), {**which, "user": user, "q": q}, as_json=as_json)

@@ -14,7 +14,7 @@ from typing import TypeAlias, get_args
 
 import msgspec
 
-from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
+from livejobs.streams.core.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
 from livejobs.tables.times import DAY_MS, HOUR_MS
 
 ENVIRONMENT_PREFIX = "LIVEJOBS_"

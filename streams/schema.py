@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from livejobs.streams import messages
-from livejobs.streams.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
+from livejobs.streams.core import messages
+from livejobs.streams.core.signature import BYTES_MAX as SIGNATURE_BYTES_MAX
 from livejobs.streams.web import openapi
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate, JobRecord
 from livejobs.tables.regressions import Ending, StatsPrivate, StatsRecord

@@ -2,7 +2,7 @@
 """What is done to every byte, compiled: record batches unpacked and packed, and job bodies read in one pass.
 
 It decides nothing that is not decided elsewhere. `live` and `finish` answer for plain bodies only, and then exactly
-what `streams.messages` would answer; `run` takes plain messages only, and then does exactly what `streams.fold` would
+what `streams.core.messages` would answer; `run` takes plain messages only, and then does exactly what `streams.core.fold` would
 do. All others are left to those two, which know every rule. The tests hold both against each other. Without this module
 (no C compiler at hand when livejobs was installed) all is the same, and slower.
 
@@ -93,7 +93,7 @@ def crc32c(bytes data not None, Py_ssize_t start=0, bint portable=False):
 
 
 def murmur2(bytes data not None):
-    """See `streams.partitioner.murmur2`."""
+    """See `streams.core.partitioner.murmur2`."""
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data), i
     cdef uint32_t value = <uint32_t>0x9747B28C ^ <uint32_t>size, word
@@ -1047,7 +1047,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         if not is_new and row.state is not _LIVE:
             break
 
-        # From here on it is taken: what `Fold._heard`, `_move` and `streams.statistics` would do.
+        # From here on it is taken: what `Fold._heard`, `_move` and `streams.core.statistics` would do.
         now = max(record.timestamp, regression.updated_ms)
         regression.exists = True
         regression.heard_ms = regression.updated_ms = now

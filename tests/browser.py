@@ -17,7 +17,7 @@ import pytest
 from harness import LOG_LINES_SHOWN, SECONDS, Site, toml
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from livejobs.streams.broker import free_port
+from livejobs.streams.kafka.broker import free_port
 
 TOP = Path(__file__).resolve().parent.parent
 TOKEN = "a-token-of-the-tests-0123456789"  # noqa: S105  no secret

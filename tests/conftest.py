@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from livejobs.streams import config as configuration
-from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
+from livejobs.streams.kafka.broker import Broker, free_port
 
 if TYPE_CHECKING:
     from harness import MakeConfig
@@ -78,7 +78,7 @@ def loose_config(broker: Broker, tmp_path: Path) -> "MakeConfig":
 @pytest.fixture
 def make_config(loose_config: "MakeConfig") -> "MakeConfig":
     """As `loose_config`, with the topics created."""
-    from livejobs.streams import topics  # noqa: PLC0415  pure tests need no Kafka client
+    from livejobs.streams.kafka import topics  # noqa: PLC0415  pure tests need no Kafka client
 
     def make(flags: dict[str, object] | None = None) -> Config:
         config = loose_config(flags)

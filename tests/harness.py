@@ -25,10 +25,10 @@ from aiokafka.partitioner import murmur2
 from model import Model
 
 from livejobs.streams import config as configuration
-from livejobs.streams import topics
-from livejobs.streams.broker import free_port
 from livejobs.streams.config import Config
-from livejobs.streams.rules import Rules
+from livejobs.streams.core.rules import Rules
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import free_port
 
 SECONDS = 30.0
 """Until when anything must have happened, if a test says nothing else: much more than it takes."""

@@ -417,7 +417,7 @@ def merged(fields: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
 
 def reduce_message(fail_message: str) -> str:
     """The one line to which a fail message is reduced (a test of the model may replace this)."""
-    from livejobs.streams.signature import reduce  # noqa: PLC0415 - only where a fail needs it
+    from livejobs.streams.core.signature import reduce  # noqa: PLC0415 - only where a fail needs it
 
     return str(reduce(fail_message))
 

@@ -6,7 +6,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka.client import client_options
 
 
 def events(config: Config) -> list[Any]:

@@ -11,10 +11,10 @@ from browser import TOP, Visitor, WebProcess, browsing
 from harness import HOUR, SIGS, Site
 from playwright.sync_api import Page, expect
 
-from livejobs.streams import farm
-from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
-from livejobs.streams.publish import Publisher
+from livejobs.streams.demo import farm
+from livejobs.streams.kafka.broker import Broker, free_port
+from livejobs.streams.publisher.publish import Publisher
 
 FOLDER = TOP / "deploy" / "screenshots"
 PAST_SECONDS = 150

@@ -13,8 +13,8 @@ from typing import Any
 from harness import Site, WorkerProcess, toml
 
 from livejobs.streams import config as configuration
-from livejobs.streams.broker import Broker, fetch_jars, find_java, free_port
 from livejobs.streams.config import Config
+from livejobs.streams.kafka.broker import Broker, fetch_jars, find_java, free_port
 
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 ADMIN = "admin"

@@ -33,7 +33,7 @@ from secure import ADMIN, ROLES, STRANGER, SecureBroker, SecureSite
 from test_secure import command
 
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka.client import client_options
 
 COMMANDS = 12
 """That the script prints when each role is given to somebody."""

@@ -18,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from harness import SECONDS, Headers, Record, Sent, Site
 from histories import AMBIGUOUS, BAD_JOBS, BAD_LIVES, BAD_REGRESSIONS, NO_JSON
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 from livejobs.tables.compiled import native
 
 TRACE = [

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livejobs.streams import batch, inputs
-from livejobs.streams.batch import Batch, target
-from livejobs.streams.messages import MESSAGE_BYTES_MAX, Reject
-from livejobs.streams.outgoing import Lines, Source, checked
+from livejobs.streams.core.messages import MESSAGE_BYTES_MAX, Reject
+from livejobs.streams.publisher import batch, inputs
+from livejobs.streams.publisher.batch import Batch, target
+from livejobs.streams.publisher.outgoing import Lines, Source, checked
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

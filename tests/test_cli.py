@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from harness import MakeConfig
 from reading import events
 
-from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
+from livejobs.streams.kafka.broker import Broker, free_port
 
 LIVE = '{"uniqueid": "1", "result": "live"}'
 STARTED = {
@@ -91,7 +91,7 @@ def test_help_explains_each_command(run: Run) -> None:
         assert "--config FILE" in help_text or name == "topics"
     for name in ("create", "check"):
         assert "--config FILE" in run("topics", name, "--help").stdout
-    assert "--regression NAME" in run("--help", module="tunnel_cli").stdout
+    assert "--regression NAME" in run("--help", module="tunnel.cli").stdout
 
 
 def test_help_imports_no_kafka_client() -> None:
@@ -122,7 +122,7 @@ def test_usage(run: Run, arguments: list[str]) -> None:
 
 
 def test_usage_of_the_tunnel(run: Run) -> None:
-    assert run("--publish", "job-live", module="tunnel_cli").returncode == 2
+    assert run("--publish", "job-live", module="tunnel.cli").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_the_smallest_full_flow_by_the_tunnel(run: Run, here: Config, tmp_path: 
     """12 messages, each by a call of its own."""
 
     def publish(kind: str, *files: str) -> None:
-        done = run("--config=livejobs.toml", "--publish", kind, "--regression=myrun/123", *files, module="tunnel_cli")
+        done = run("--config=livejobs.toml", "--publish", kind, "--regression=myrun/123", *files, module="tunnel.cli")
         assert done.returncode == 0, done.stderr
 
     (tmp_path / "regr.json").write_text('{"name": "myrun/123", "submitted": 5}')
@@ -452,7 +452,7 @@ def test_the_smallest_full_flow_by_the_tunnel(run: Run, here: Config, tmp_path: 
 
 def test_the_tunnel_has_the_same_exit_codes(run: Run, here: Config, away: str) -> None:
     def code(*arguments: str, **more: str) -> int:
-        return run(*arguments, module="tunnel_cli", **more).returncode
+        return run(*arguments, module="tunnel.cli", **more).returncode
 
     target = ("--publish=job-live", "--regression=r/1")
     gone = {"LIVEJOBS_KAFKA_BROKERS": away.partition("=")[2]}

@@ -18,8 +18,8 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from raw import GZIP, LZ4, MIB, SNAPPY, ZSTD, batch, record, varint, xerial
 
-from livejobs.streams import records
-from livejobs.streams.compression import RECORD_BYTES_MAX, REFUSED_TYPE, UNPACKED_BYTES_MAX
+from livejobs.streams.kafka import records
+from livejobs.streams.kafka.compression import RECORD_BYTES_MAX, REFUSED_TYPE, UNPACKED_BYTES_MAX
 from livejobs.tables.compiled import native
 
 JOB = b'{"uniqueid": "a", "result": "pass"}'

@@ -9,7 +9,7 @@ import pytest
 
 from livejobs.streams import config as configuration
 from livejobs.streams.config import Config, ConfigError
-from livejobs.streams.kafka import client_options
+from livejobs.streams.kafka.client import client_options
 
 SASL = {"kafka.protocol": "SASL_SSL", "kafka.mechanism": "PLAIN", "kafka.username": "u"}
 

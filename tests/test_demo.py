@@ -24,9 +24,10 @@ import pytest
 from rich.console import Console
 
 from livejobs.streams import config as configuration
-from livejobs.streams import farm, messages
-from livejobs.streams.board import Board
-from livejobs.streams.demo import RULES, demo_config, to_toml
+from livejobs.streams.core import messages
+from livejobs.streams.demo import farm
+from livejobs.streams.demo.board import Board
+from livejobs.streams.demo.run import RULES, demo_config, to_toml
 
 START = datetime(2026, 3, 2, 8, tzinfo=timezone(timedelta(hours=-5)))
 JOB_FIELDS = {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from harness import Sent, Site
 
-from livejobs.streams.broker import Broker
-from livejobs.streams.publish import Publisher
+from livejobs.streams.kafka.broker import Broker
+from livejobs.streams.publisher.publish import Publisher
 
 JOB = {
     "start_time": "2021-05-07T02:00:11.123-05:00",
@@ -126,7 +126,7 @@ class Tunnel:
         command = [
             sys.executable,
             "-c",
-            "from livejobs.streams.tunnel_cli import main; main()",
+            "from livejobs.streams.tunnel.cli import main; main()",
             f"--config={self._site.config_file}",
         ]
         done = subprocess.run(
@@ -147,7 +147,7 @@ def site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 needs_tunnel = pytest.mark.skipif(
-    find_spec("livejobs.streams.tunnel_cli") is None, reason="livejobs-tunnel is not there"
+    find_spec("livejobs.streams.tunnel.cli") is None, reason="livejobs-tunnel is not there"
 )
 
 

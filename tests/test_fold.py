@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
-from livejobs.streams import fold, overlay
-from livejobs.streams import rules as rules_of
-from livejobs.streams.fold import Fold
-from livejobs.streams.rules import Rules
+from livejobs.streams.core import fold, overlay
+from livejobs.streams.core import rules as rules_of
+from livejobs.streams.core.fold import Fold
+from livejobs.streams.core.rules import Rules
 from livejobs.streams.verify.differences import Count
 from livejobs.tables import jobs, keys
 from livejobs.tables.staged import Staged

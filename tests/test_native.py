@@ -1,4 +1,4 @@
-"""The compiled part answers as `streams.messages` and aiokafka do, or not at all."""
+"""The compiled part answers as `streams.core.messages` and aiokafka do, or not at all."""
 
 import json
 from typing import Any
@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 
-from livejobs.streams import messages
-from livejobs.streams.partitioner import murmur2
+from livejobs.streams.core import messages
+from livejobs.streams.core.partitioner import murmur2
 from livejobs.tables import jobs
 from livejobs.tables.jobs import Row
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from livejobs.streams.broker import KAFKA_VERSION
+from livejobs.streams.kafka.broker import KAFKA_VERSION
 
 TOP = Path(__file__).resolve().parent.parent
 FOREIGN = "MARKER = 'PyTables, not ours'\n"
@@ -100,15 +100,15 @@ def test_the_host_s_own_tables_package_is_untouched(host: Path) -> None:
     assert str(host) in printed
 
 
-@pytest.mark.parametrize("module", ["publish", "cli", "tunnel_cli", "oneshot"])
+@pytest.mark.parametrize("module", ["publisher.publish", "cli", "tunnel.cli", "publisher.oneshot"])
 def test_the_publisher_imports_no_stream_engine(host: Path, module: str) -> None:
     loaded = set(python(host, f"import sys, livejobs.streams.{module}; print(*sys.modules)").split())
     assert not {"aiohttp", "faust", "mode", "rocksdict", "uvloop", "structlog", "prometheus_client"} & loaded
-    assert ("aiokafka" in loaded) == (module == "publish")  # a call through the tunnel does without it
+    assert ("aiokafka" in loaded) == (module == "publisher.publish")  # a call through the tunnel does without it
 
 
 def test_data_is_found_where_it_is_installed(host: Path) -> None:
-    code = "from livejobs.streams import config, topics; print(topics.wanted(config.load(environ={}))[0].name)"
+    code = "from livejobs.streams import config; from livejobs.streams.kafka import topics; print(topics.wanted(config.load(environ={}))[0].name)"
     assert python(host, code) == "job-events\n"
 
 

@@ -11,7 +11,7 @@ from browser import TOKEN, Visitor, WebProcess, axe, browsing
 from harness import SIGNATURE, Site
 from playwright.sync_api import Browser, Page, expect
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 FLOW = "myregr/2"
 CROWD = "crowd/1"

@@ -7,7 +7,7 @@ from browser import Visitor, WebProcess, browsing
 from harness import HOUR, SIGNATURE, SIGS, Site
 from playwright.sync_api import expect
 
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka.broker import Broker, free_port
 
 SILENCE_SECONDS = 4.0
 

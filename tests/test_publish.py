@@ -15,11 +15,13 @@ from harness import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration
-from livejobs.streams import delivery, messages, publish, topics
-from livejobs.streams.broker import Broker, free_port
 from livejobs.streams.config import Config
-from livejobs.streams.messages import Reject
-from livejobs.streams.publish import BrokerAwayError, Lines, Message, Publisher, Source, Undelivered
+from livejobs.streams.core import messages
+from livejobs.streams.core.messages import Reject
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker, free_port
+from livejobs.streams.publisher import delivery, publish
+from livejobs.streams.publisher.publish import BrokerAwayError, Lines, Message, Publisher, Source, Undelivered
 
 LIVE = b'{"uniqueid": "1", "result": "live"}'
 

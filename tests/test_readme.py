@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from livejobs.streams import config as configuration
-from livejobs.streams import messages, oneshot, publish, signature, tunnel_cli
 from livejobs.streams.cli import group
-from livejobs.streams.transition import JOB, REGRESSION, Phase, diagram
-from livejobs.streams.worker import EXIT_FAILED
+from livejobs.streams.core import messages, signature
+from livejobs.streams.core.transition import JOB, REGRESSION, Phase, diagram
+from livejobs.streams.publisher import oneshot, publish
+from livejobs.streams.tunnel import cli as tunnel_cli
+from livejobs.streams.worker.worker import EXIT_FAILED
 from livejobs.tables import regressions
 from livejobs.tables.jobs import JobRecord
 from livejobs.tables.states import JobState

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
 
-from livejobs.streams import records
-from livejobs.streams.records import FETCH_PAUSE_MS, _PacedFetcher
+from livejobs.streams.kafka import records
+from livejobs.streams.kafka.records import FETCH_PAUSE_MS, _PacedFetcher
 
 LONG_MS = 500
 

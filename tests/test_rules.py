@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from harness import DAY, HOUR, SIGNATURE, Site
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 PRUNE_SECONDS = 3.0
 SILENCE_SECONDS = 1.5

@@ -8,10 +8,11 @@ import pytest
 from jsonschema import Draft7Validator
 from memory import MemoryMap, Record
 
-from livejobs.streams import messages, schema
-from livejobs.streams.fold import Fold
-from livejobs.streams.messages import Reject
-from livejobs.streams.rules import Rules
+from livejobs.streams import schema
+from livejobs.streams.core import messages
+from livejobs.streams.core.fold import Fold
+from livejobs.streams.core.messages import Reject
+from livejobs.streams.core.rules import Rules
 from livejobs.tables.jobs import STATE_HEADER
 
 BEGIN_MS = 1_772_438_400_000

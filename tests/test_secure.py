@@ -27,7 +27,7 @@ from harness import toml
 from secure import ADMIN, SCRAM, SecureBroker, SecureSite
 
 from livejobs.streams import config as configuration
-from livejobs.streams.kafka import Heard, client_options, why
+from livejobs.streams.kafka.client import Heard, client_options, why
 
 COMMANDS = {
     "check": ["topics", "check"],

@@ -16,13 +16,13 @@ from harness import MakeConfig
 from reading import events
 
 from livejobs.streams import config as configuration
-from livejobs.streams import delivery, publish, spool
-from livejobs.streams.batch import Batch
-from livejobs.streams.broker import free_port
 from livejobs.streams.config import Config, ConfigError
-from livejobs.streams.delivery import Outcome
-from livejobs.streams.publish import Message, Source
-from livejobs.streams.spool import FRAME, HEADER, Spool, SpoolError, SpoolFullError
+from livejobs.streams.kafka.broker import free_port
+from livejobs.streams.publisher import delivery, publish, spool
+from livejobs.streams.publisher.batch import Batch
+from livejobs.streams.publisher.delivery import Outcome
+from livejobs.streams.publisher.publish import Message, Source
+from livejobs.streams.publisher.spool import FRAME, HEADER, Spool, SpoolError, SpoolFullError
 
 MIB = 1 << 20
 

@@ -25,12 +25,12 @@ from memory import Record as MemoryRecord
 from rich.console import Console
 from test_secure import command
 
-from livejobs.streams.board import Board
-from livejobs.streams.broker import Broker
 from livejobs.streams.config import Sigs
-from livejobs.streams.fold import Fold
-from livejobs.streams.printable import printable
-from livejobs.streams.rules import Rules
+from livejobs.streams.core.fold import Fold
+from livejobs.streams.core.rules import Rules
+from livejobs.streams.demo.board import Board
+from livejobs.streams.kafka.broker import Broker
+from livejobs.streams.terminal.printable import printable
 
 KIB, MIB = 1024, 1024 * 1024
 ERRORS = "__streams.errors."

@@ -11,11 +11,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from harness import MakeConfig
 
 from livejobs.streams import config as configuration
-from livejobs.streams import topics
-from livejobs.streams.broker import Broker, BrokerError, free_port
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import client_options
-from livejobs.streams.topics import BrokerAwayError, TopicsError
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker, BrokerError, free_port
+from livejobs.streams.kafka.client import client_options
+from livejobs.streams.kafka.topics import BrokerAwayError, TopicsError
 
 MIB = 1 << 20
 

@@ -24,11 +24,12 @@ import pytest
 from reading import events
 
 from livejobs.streams import config as configuration
-from livejobs.streams import topics, tunnel_client
-from livejobs.streams.answer import BODY_BYTES_MAX, ERRORS_MAX, Answer
-from livejobs.streams.broker import Broker
-from livejobs.streams.tunnel_client import TunnelGoneError
-from livejobs.streams.tunnel_http import CONNECTIONS_MAX
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker
+from livejobs.streams.tunnel import client as tunnel_client
+from livejobs.streams.tunnel.answer import BODY_BYTES_MAX, ERRORS_MAX, Answer
+from livejobs.streams.tunnel.client import TunnelGoneError
+from livejobs.streams.tunnel.http import CONNECTIONS_MAX
 
 SECONDS = 60.0
 NOWHERE = "127.0.0.1:9"  # the discard port: nobody listens

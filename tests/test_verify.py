@@ -20,13 +20,13 @@ from aiokafka.partitioner import murmur2
 
 from livejobs.streams import verify
 from livejobs.streams.config import Config
-from livejobs.streams.messages import Reject
+from livejobs.streams.core.messages import Reject
 from livejobs.streams.verify.differences import Count, differences, paired
 from livejobs.tables import jobs
 
 SECONDS = 60.0
 LOAD_SECONDS = 10.0
-WORKER = "import sys; from livejobs.streams import config, worker; worker.run(config.load(sys.argv[1], environ={}))"
+WORKER = "import sys; from livejobs.streams import config; from livejobs.streams.worker import worker; worker.run(config.load(sys.argv[1], environ={}))"
 SIGS = {"sigs.enablelivejobs": True, "sigs.livetimeoutsignature": "LIVE Job Timeout or Missing"}
 REGRESSIONS = 12
 PARTITIONS = 3

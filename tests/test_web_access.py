@@ -11,7 +11,7 @@ import pytest
 from harness import SECONDS, Site
 from web import CHANGE, TOKEN, Web
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 READS = ("/regressions", "/facets", "/regression?name=r/1", "/jobs", "/job?key=x", "/charts?regression=r/1", "/hosts", "/events?watch=/jobs")
 

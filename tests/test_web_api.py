@@ -9,7 +9,7 @@ import pytest
 from harness import Site
 from web import TOKEN, Web
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 JOBS = 57
 """Of the large regression; a page of ten is not the last one."""

@@ -11,7 +11,7 @@ import pytest
 from harness import SECONDS, Site
 from web import TOKEN, Web
 
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka.broker import Broker, free_port
 
 CODE = "from livejobs.streams.cli import main; main()"
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from web import TOKEN, Web
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 from livejobs.streams.web import openapi
 
 EXAMPLES = 40

@@ -10,7 +10,7 @@ import pytest
 from harness import SECONDS, Site
 from web import Web
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 
 def job(number: int, result: str = "live", **more: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from harness import SECONDS, Site
 from web import Web
 
-from livejobs.streams import topics
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker, free_port
 
 
 def job(number: int, result: str = "live", **more: Any) -> dict[str, Any]:

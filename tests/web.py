@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from harness import LOG_LINES_SHOWN, READY_SECONDS_MAX, SECONDS, Site, toml
 
-from livejobs.streams.broker import free_port
+from livejobs.streams.kafka.broker import free_port
 
 TOKEN = "a-token-for-tests-0123456789"  # noqa: S105
 CHANGE = {"X-Livejobs": "1", "Content-Type": "application/json"}

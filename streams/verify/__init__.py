@@ -19,10 +19,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
 
-from livejobs.streams import topics
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import Heard, client_options
-from livejobs.streams.records import install as install_records
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.client import Heard, client_options
+from livejobs.streams.kafka.records import install as install_records
 from livejobs.streams.verify.comparison import Comparison
 from livejobs.streams.verify.partition import Partition
 from livejobs.streams.verify.report import Progress, Report, VerifyError, Work

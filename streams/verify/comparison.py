@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from livejobs.streams.fold import EPOCH_BITS
-from livejobs.streams.partitioner import partition_of
+from livejobs.streams.core.fold import EPOCH_BITS
+from livejobs.streams.core.partitioner import partition_of
 from livejobs.streams.verify.differences import SHOWN_MAX, Count, Kept, differences, paired
 from livejobs.streams.verify.partition import Partition
 from livejobs.streams.verify.report import DIFFERENCES_MAX, Report

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from livejobs.streams import messages, statistics
+from livejobs.streams.core import messages, statistics
 from livejobs.tables import times
 from livejobs.tables.jobs import JobRecord
 

@@ -10,12 +10,12 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from livejobs.streams.fold import Fold, Record
-from livejobs.streams.resume import Mark
-from livejobs.streams.rules import Rules
+from livejobs.streams.core.fold import Fold, Record
+from livejobs.streams.core.rules import Rules
 from livejobs.streams.verify.differences import Kept, Row
 from livejobs.streams.verify.report import VerifyError, Work
 from livejobs.streams.verify.source import Source
+from livejobs.streams.worker.resume import Mark
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate
 from livejobs.tables.store import Store
@@ -100,7 +100,7 @@ class Partition:
 
     def _begin_of_rules(self, commit: OffsetAndMetadata) -> int:
         """The first message to which the rules in force were applied. Raises VerifyError if ours are others."""
-        mark = Mark.of(commit.metadata.partition(" ")[2])  # behind the transactional id (`streams.transactions`)
+        mark = Mark.of(commit.metadata.partition(" ")[2])  # behind the transactional id (`streams.worker.transactions`)
         if mark is None:
             return 0
         theirs, ours = mark.rules._asdict(), self._rules._asdict()

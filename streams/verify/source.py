@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from livejobs.streams.config import Config
-from livejobs.streams.fold import Record
+from livejobs.streams.core.fold import Record
 from livejobs.streams.verify.report import VerifyError
 
 BATCH_RECORDS = 10_000

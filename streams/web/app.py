@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from livejobs.streams.config import Kafka
-from livejobs.streams.messages import KEY_BYTES_MAX, Reject
-from livejobs.streams.producer import BrokerAwayError
-from livejobs.streams.publish import Publisher, Undelivered
+from livejobs.streams.core.messages import KEY_BYTES_MAX, Reject
+from livejobs.streams.publisher.producer import BrokerAwayError
+from livejobs.streams.publisher.publish import Publisher, Undelivered
 from livejobs.streams.web import answers, openapi, static
 from livejobs.streams.web.access import COOKIE, SESSION_SECONDS, Access
 from livejobs.streams.web.guard import BODY_BYTES_MAX, Guard, problem_of, response_of

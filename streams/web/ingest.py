@@ -17,9 +17,9 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
 
-from livejobs.streams import topics
 from livejobs.streams.config import Config
-from livejobs.streams.kafka import Heard, client_options
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.client import Heard, client_options
 from livejobs.streams.web import topic_ids
 from livejobs.tables import times
 from livejobs.tables.view import JOBS, STATS, Batch, Changes, Made, Positions, View

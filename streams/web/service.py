@@ -14,8 +14,9 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from livejobs.streams import logs, records
+from livejobs.streams import logs
 from livejobs.streams.config import Config, ConfigError, split_address
+from livejobs.streams.kafka import records
 from livejobs.streams.web.access import Access
 from livejobs.streams.web.app import Api
 from livejobs.streams.web.hub import Hub

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka.broker import Broker, free_port
 
 CLUSTER = "bGl2ZWpvYnMtY2x1c3Rlcg"
 """One id for all: each node formats its own disk."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from harness import Site
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 
 @pytest.fixture

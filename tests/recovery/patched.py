@@ -18,9 +18,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from livejobs.streams import cli, watchdog
-from livejobs.streams.commit import Partition
-from livejobs.streams.lane import LaneConsumer, LaneThread
+from livejobs.streams import cli
+from livejobs.streams.worker import watchdog
+from livejobs.streams.worker.commit import Partition
+from livejobs.streams.worker.lane import LaneConsumer, LaneThread
 from livejobs.tables.store import Store
 
 STEPS = ("before", "inside", "after", "written")

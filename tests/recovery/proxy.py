@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from harness import Background
 
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka.broker import Broker, free_port
 
 CHUNK_BYTES = 64 * 1024
 

@@ -17,7 +17,7 @@ from load import Traffic
 from supervisor import Supervisor
 from verdict import verdict
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 
 @pytest.fixture

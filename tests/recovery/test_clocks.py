@@ -19,7 +19,7 @@ from harness import DAY, HOUR, SIGS, Site
 from load import Message, Traffic
 from verdict import verdict
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 from livejobs.tables import times
 
 OFF_SECONDS = 1.1 * HOUR

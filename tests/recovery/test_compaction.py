@@ -16,7 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from harness import DAY, SIGS, Site
 from verdict import verdict
 
-from livejobs.streams.broker import Broker, free_port
+from livejobs.streams.kafka.broker import Broker, free_port
 from livejobs.tables import keys
 from livejobs.tables.store import Store
 
@@ -56,7 +56,7 @@ def site(eager_broker: Broker, tmp_path: Path) -> Iterator[Site]:
 
 
 def _wanted(site: Site, topic: str) -> dict[str, str]:
-    from livejobs.streams import topics  # noqa: PLC0415
+    from livejobs.streams.kafka import topics  # noqa: PLC0415
 
     return next(one.settings for one in topics.wanted(site.config) if one.name == topic)
 

@@ -15,8 +15,8 @@ from load import Load, progress
 from publishers import Item, Publisher
 from verdict import verdict
 
-from livejobs.streams.broker import Broker
-from livejobs.streams.fold import ENDING_STEP
+from livejobs.streams.core.fold import ENDING_STEP
+from livejobs.streams.kafka.broker import Broker
 
 WORKER_MIB_MAX = 400
 FLAT_FACTOR = 4

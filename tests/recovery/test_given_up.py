@@ -15,8 +15,8 @@ from harness import Site
 from load import Load
 
 from livejobs.streams import config as configuration
-from livejobs.streams.commit import Partition, data_path
 from livejobs.streams.config import Config
+from livejobs.streams.worker.commit import Partition, data_path
 from livejobs.tables import restore
 from livejobs.tables.store import Store
 

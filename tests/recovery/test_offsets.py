@@ -19,7 +19,7 @@ from harness import SECONDS, Site, WorkerProcess
 from load import Load, Message
 from verdict import verdict
 
-from livejobs.streams import topics
+from livejobs.streams.kafka import topics
 from livejobs.tables.store import Store
 
 DAY_MS = 86_400_000

@@ -15,8 +15,8 @@ from harness import Site, WorkerProcess
 from secure import SecureBroker, SecureSite
 from verdict import verdict
 
-from livejobs.streams import topics
-from livejobs.streams.kafka import ENDS
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.client import ENDS
 
 TOPIC, LITERAL, WRITE, DENY = 2, 3, 4, 2
 """Kafka's numbers."""

@@ -16,7 +16,7 @@ from harness import DAY, HOUR, SIGS, TICK, Site
 from publishers import Item, Publisher
 from verdict import verdict
 
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka.broker import Broker
 
 DUE_SECONDS = 2.0
 RATE = 400.0

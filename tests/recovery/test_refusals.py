@@ -8,8 +8,8 @@ from pathlib import Path
 from aiokafka.admin import NewPartitions, NewTopic
 from harness import Site, WorkerProcess
 
-from livejobs.streams import topics
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker
 
 
 def assert_refused(worker: WorkerProcess, *words: str) -> None:

@@ -24,8 +24,8 @@ from publishers import Item, Publisher, crc32
 from test_poison import poison
 from verdict import verified
 
-from livejobs.streams import topics
-from livejobs.streams.broker import Broker
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.broker import Broker
 
 
 class Use(NamedTuple):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from livejobs.streams import config
-from livejobs.streams.publish import Publisher
+from livejobs.streams.publisher.publish import Publisher
 
 
 async def main(config_file: str, regression: str, file: str) -> None:

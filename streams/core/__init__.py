@@ -1,0 +1,1 @@
+"""The rules: messages folded into the tables of one partition (pure)."""

@@ -1,0 +1,269 @@
+"""Changed rows in memory over a store (pure: no I/O but the store's).
+
+What a batch touches is read once, changed in memory, and handed out by `take` as records for the output topics and
+operations for the store: each row once, however often it changed. Between batches the rows of the regressions last
+changed stay in memory, without their bodies.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from livejobs.streams.core.rules import Rules, deadline
+from livejobs.tables import jobs, keys, regressions, times
+from livejobs.tables.jobs import Headers, Op, Row
+from livejobs.tables.regressions import NEVER_MS, Regression
+from livejobs.tables.staged import Map
+from livejobs.tables.states import JobState
+
+BATCH_ROWS = 20_000
+"""Changed rows after which they are to be written out."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Bytes of changed rows after which they are to be written out, and an ending's step stops."""
+CACHE_ROWS = 100_000
+"""Rows remembered between batches, if one worker has all partitions; each partition has its share."""
+CACHE_ROWS_MIN = 2_000
+"""The share of a partition is not less."""
+CACHE_REGRESSIONS = 100_000
+CACHE_REGRESSIONS_MIN = 1_000
+"""The same for regressions."""
+SEEN_BYTES = 1024 * 1024
+"""Bits for the jobs of a large regression of which not all rows are remembered: new ones need not be looked for."""
+SEEN_ROWS_MIN = 1_000
+"""A regression with fewer rows is not large."""
+SEEN_REGRESSIONS = 16
+"""So many have such bits, if one worker has all partitions; each partition has its share, but one at least."""
+
+ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
+
+
+Output = tuple[bytes | None, bytes | None, Headers]
+
+
+class Changes:
+    """What a batch changed. Outputs are (key, value, headers); a value of None deletes."""
+
+    __slots__ = ("jobs", "ops", "rejects", "reroutes", "stats")
+
+    def __init__(self) -> None:
+        self.jobs: list[Output] = []
+        self.stats: list[Output] = []
+        self.rejects: list[Output] = []
+        self.reroutes: list[tuple[int, bytes, bytes | None, Headers]] = []
+        self.ops: list[Op] = []
+
+    @property
+    def published(self) -> bool:
+        """Whether any record goes to Kafka."""
+        return bool(self.jobs or self.stats or self.rejects or self.reroutes)
+
+
+class Overlay:
+    """Regressions and job rows of one partition: those of the store, with what the batch at work has changed."""
+
+    def __init__(self, rules: Rules, store: Map, partitions: int) -> None:
+        self.rules, self.store = rules, store
+        self._cache_rows = max(CACHE_ROWS // partitions, CACHE_ROWS_MIN)
+        self._cache_regressions = max(CACHE_REGRESSIONS // partitions, CACHE_REGRESSIONS_MIN)
+        self._seen_regressions = max(SEEN_REGRESSIONS // partitions, 1)
+        self._regressions: dict[bytes, Regression] = {}
+        self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
+        self._dirty_regressions: dict[bytes, Regression] = {}
+        self._moved: dict[bytes, Regression] = {}
+        self._changes = Changes()
+        self._bytes = 0
+        self._cached = 0
+        self._batch = 0
+        self._deadline_head = self._head(keys.DEADLINE)
+        self._seen_head = self._head(keys.SEEN)
+        self.version = -1
+        self.now_ms = 0
+
+    def _regression(self, key: bytes, name: str) -> Regression:
+        regression = self._regressions.get(key)
+        if regression is None:
+            stored = self.store.get(keys.REGRESSION + key)
+            regression = Regression(name) if stored is None else regressions.from_stored(stored)
+            self._regressions[key] = regression
+        return regression
+
+    def _row(self, regression: Regression, key: bytes) -> Row:
+        """The row of a job; an absent one if there is none."""
+        return regression.rows.get(key) or self._load_row(regression, key)
+
+    def _load_row(self, regression: Regression, key: bytes) -> Row:
+        if regression.complete or (regression.seen is not None and not jobs.came_before(key, regression.seen)):
+            row = Row()
+        else:
+            live = self.store.get(keys.LIVE + key)
+            row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
+        regression.rows[key] = row
+        self._cached += 1
+        return row
+
+    def _body(self, key: bytes, row: Row) -> bytes:
+        if row.body is not None:
+            return row.body
+        live = row.state == LIVE
+        stored = self.store.get((keys.LIVE if live else keys.FINISHED) + key)
+        return bytes(jobs.decode(jobs.record_of(stored or b"", live=live)).job)
+
+    def _touch(self, regression: Regression, key: bytes, row: Row) -> None:
+        if not row.dirty:
+            row.dirty = True
+            self._dirty_rows[key] = (regression, row)
+        self._bytes += len(row.body or b"")
+
+    def _change(self, regression: Regression) -> None:
+        regression.version, regression.updated_ms = self.version, self.now_ms
+        self._publish(regression)
+
+    def _publish(self, regression: Regression) -> None:
+        if not regression.dirty:
+            regression.dirty = True
+            regression.touched = self._batch
+            self._dirty_regressions[regression.key] = regression
+
+    def _finished(self, regression: Regression) -> Iterator[tuple[bytes, int]]:
+        """Body and time of all jobs of a regression that a message finished."""
+        for key, row in regression.rows.items():
+            if row.state == FINISHED and (row.dirty or regression.complete):
+                yield self._body(key, row), row.updated_ms
+        if regression.complete:
+            return  # the store may still hold rows of a sealed run that this batch drops
+        for key, stored in self.store.scan(*keys.job_range(keys.FINISHED, regression.prefix)):
+            known = regression.rows.get(key[1:])
+            if known is not None and known.dirty:
+                continue
+            record = jobs.decode(stored)
+            if record.verdict is None:
+                yield bytes(record.job), times.from_text(record.updated)
+
+    def _live_keys(self, regression: Regression, after: bytes, most: int) -> list[bytes]:
+        """The first live job keys of a regression behind `after`, in order."""
+        rows = regression.rows
+        found = [
+            key for key, row in rows.items() if row.state == LIVE and (row.dirty or regression.complete) and key > after
+        ]
+        if not regression.complete:
+            stored = self.store.scan(*keys.job_range(keys.LIVE, regression.prefix, after))
+            fresh = (key[1:] for key, _ in stored if not (key[1:] in rows and rows[key[1:]].dirty))
+            found.extend(islice(fresh, most))
+        found.sort()
+        return found[:most]
+
+    def _due(self, table: bytes, head_ms: int, until_ms: int, most: int) -> tuple[list[bytes], int]:
+        """Entries of a time-ordered table up to a time, and the time of the first entry behind them."""
+        due: list[bytes] = []
+        for key, _ in self.store.scan(keys.timed(table, head_ms, b""), bytes([table[0] + 1])):
+            if keys.time_of(key) > until_ms or len(due) == most:
+                return due, keys.time_of(key)
+            due.append(key)
+        return due, NEVER_MS
+
+    def _head(self, table: bytes) -> int:
+        for key, _ in self.store.scan(table, bytes([table[0] + 1])):
+            return keys.time_of(key)
+        return NEVER_MS
+
+    def take(self) -> Changes:
+        """Everything that changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        for key, (regression, row) in self._dirty_rows.items():
+            self._write_row(changes, key, regression, row)
+        for name, regression in (self._moved | self._dirty_regressions).items():
+            self._write_regression(changes, name, regression)
+        self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
+        self._bytes = 0
+        self._batch += 1
+        if self._cached > self._cache_rows or len(self._regressions) > self._cache_regressions:
+            self._forget()
+        return changes
+
+    def _write_row(self, changes: Changes, key: bytes, regression: Regression, row: Row) -> None:
+        ops, stored, state = changes.ops, row.stored, row.state
+        row.dirty = False
+        if stored is LIVE and state is not LIVE:
+            ops.append((keys.LIVE + key, None))
+            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), None))
+        elif stored is FINISHED and state in (ABSENT, LIVE):
+            ops.append((keys.FINISHED + key, None))
+        if state is ABSENT:
+            regression.rows.pop(key, None)
+            self._cached -= 1
+            if stored is not ABSENT:
+                changes.jobs.append((key, None, []))
+            return
+        value = row.value(regression.name_json)
+        row.body = None
+        if state is not LIVE:
+            ops.append((keys.FINISHED + key, value))
+            row.stored = FINISHED
+            changes.jobs.append((key, value, []))
+            return
+        if stored is not LIVE:
+            row.seen_ms = row.updated_ms
+            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
+            row.stored = LIVE
+        self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
+        ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
+        changes.jobs.append((key, value, row.headers()))
+
+    def _write_regression(self, changes: Changes, name: bytes, regression: Regression) -> None:
+        dirty, regression.dirty = regression.dirty, False
+        entry_ms = regression.deadline_ms
+        if not regression.exists:
+            if entry_ms != NEVER_MS:
+                changes.ops.append((keys.timed(keys.DEADLINE, entry_ms, name), None))
+            if regression.stored:
+                changes.ops.append((keys.REGRESSION + name, None))
+                changes.stats.append((name, None, []))
+            self._regressions.pop(name, None)
+            return
+        due_ms = deadline(self.rules, regression)
+        if due_ms < entry_ms or name in self._moved:  # a later deadline waits for its entry to come up
+            if entry_ms not in (NEVER_MS, due_ms):
+                changes.ops.append((keys.timed(keys.DEADLINE, entry_ms, name), None))
+            if due_ms != NEVER_MS:
+                changes.ops.append((keys.timed(keys.DEADLINE, due_ms, name), b""))
+            regression.deadline_ms = due_ms
+        self._deadline_head = min(self._deadline_head, regression.deadline_ms)
+        value, headers = regression.value(), regression.headers()
+        changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
+        if dirty:
+            changes.stats.append((name, value, headers))
+        regression.stored = True
+
+    def _forget(self) -> None:
+        """Drop rows from memory until half of the room is free: ended jobs first, the least recently changed first."""
+        full = len(self._regressions) > self._cache_regressions
+        regressions_left = self._cache_regressions // 2 if full else self._cache_regressions
+        oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
+        for regression in oldest:
+            if self._cached <= self._cache_rows // 2:
+                break
+            live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
+            if len(live) < len(regression.rows):
+                self._cached -= len(regression.rows) - len(live)
+                if regression.complete:
+                    regression.seen = self._seen(regression)
+                regression.rows, regression.complete = live, False
+        for regression in oldest:
+            if self._cached <= self._cache_rows // 2 and len(self._regressions) <= regressions_left:
+                break
+            self._cached -= len(regression.rows)
+            del self._regressions[regression.key]
+
+    def _seen(self, regression: Regression) -> bytearray | None:
+        """Bits for all rows of a regression; None: it is not worth it, or others have them."""
+        if len(regression.rows) < SEEN_ROWS_MIN:
+            return None
+        others = [other for other in self._regressions.values() if other.seen is not None]
+        for other in others:
+            if other.phase != "open":
+                other.seen = None
+        if sum(other.seen is not None for other in others) >= self._seen_regressions:
+            return None
+        seen = bytearray(SEEN_BYTES)
+        for key in regression.rows:
+            jobs.came_before(key, seen)
+        return seen

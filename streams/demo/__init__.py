@@ -1,0 +1,1 @@
+"""The demo: a farm, simulated on this machine."""

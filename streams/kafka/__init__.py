@@ -1,0 +1,1 @@
+"""Kafka itself: how a client is made, record batches, requests, our topics, a broker for this machine."""

@@ -1,0 +1,1 @@
+"""The publisher: messages of a farm on their way to `job-events`."""

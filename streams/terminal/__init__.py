@@ -1,0 +1,1 @@
+"""What a terminal shows: the API's client, and text fit for it."""

@@ -1,0 +1,1 @@
+"""The worker: partitions opened, fed, committed and watched."""

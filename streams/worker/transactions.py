@@ -1,0 +1,339 @@
+"""A worker's transactions: one after the other, each for all partitions that have something to commit.
+
+A transaction costs the broker as much for one partition as for eight, so those that are ready share it. While it is on
+its way, the other partitions fold their messages and make up the next one.
+
+A worker that has lost its partitions can commit nothing (KIP-447): its offsets carry the group's generation that gave
+it the partitions, and the coordinator refuses an old one; then the whole transaction is given up. So that a successor
+need not wait until the broker gives up what a killed worker has left open, each commit leaves the worker's
+transactional id with the offset, and the successor fences it (`settled`). Behind it stands a mark of the partition's.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
+from aiokafka.errors import KafkaError
+from aiokafka.producer import sender
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest
+
+from livejobs.streams.config import Kafka
+from livejobs.streams.core.overlay import Output
+from livejobs.streams.kafka import records
+from livejobs.streams.kafka.client import client_options
+from livejobs.streams.kafka.protocol import NO_LEADER_EPOCH, OffsetFetch, TxnOffsetCommit
+from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
+
+PAUSE_SECONDS = 0.01
+"""From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
+JOIN_SECONDS = 0.001
+"""From then on, for all whose turn it is to fold what they have and to join."""
+TRANSACTION_SECONDS = 30.0
+ABORT_SECONDS = 2.0
+SETTLED_SECONDS = 90.0
+FENCE_SECONDS = 1.0
+"""How long a predecessor may take to end its last transaction by itself."""
+ASK_AGAIN_SECONDS = 0.05
+RETRY_MS = 3
+"""Kafka 4 may answer the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
+ask again soon."""
+sender.BACKOFF_OVERRIDE = 0.002
+"""The same for a transaction that begins before the markers of the last one are written: aiokafka would wait 20 ms."""
+UNSTABLE_OFFSET_COMMIT = 88
+LATEST = -1
+COORDINATOR_MOVED = {7, 15, 16}
+"""REQUEST_TIMED_OUT, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR: find it anew."""
+RETRIABLE = COORDINATOR_MOVED | {3, 14, 51}
+"""UNKNOWN_TOPIC_OR_PARTITION, COORDINATOR_LOAD_IN_PROGRESS, CONCURRENT_TRANSACTIONS: ask again."""
+MEMBER_LOST = {22, 25, 27, 82}
+"""ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID."""
+
+Outputs = Sequence[tuple[TopicPartition, list[Output]]]
+Ends = dict[TopicPartition, int]
+Codes = Callable[[Any], Sequence[int]]
+
+
+class LostError(KafkaError):  # type: ignore[misc]
+    """The group has given our partitions to another worker."""
+
+
+class Member(NamedTuple):
+    """Who we are in the consumer group, since the last assignment."""
+
+    generation: int
+    member_id: str
+    instance_id: str | None
+
+
+class _Commit:
+    """What a partition wants to have committed."""
+
+    def __init__(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> None:
+        self.source, self.offset, self.outputs, self.mark = source, offset, outputs, mark
+        self.done: asyncio.Future[Ends] = asyncio.get_running_loop().create_future()
+
+
+class Transactions:
+    """The transactional producer of a worker. `member` must be set before the first commit."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self.transactional_id = f"{kafka.group}-{uuid.uuid4()}"
+        self.member = Member(-1, "", None)
+        self._waiting: list[_Commit] = []
+        self._group: list[_Commit] = []
+        """On its way."""
+        self._came = asyncio.Event()
+        self._began_at = 0.0
+        self._running: asyncio.Task[None] | None = None
+        self._producer: Any = None
+
+    def _make(self, transactional_id: str) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **client_options(self._kafka),
+            transactional_id=transactional_id,
+            acks="all",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=RECORD_BYTES_MAX + 64 * 1024,
+            transaction_timeout_ms=int(TRANSACTION_SECONDS * 1000),
+            request_timeout_ms=20_000,
+            retry_backoff_ms=RETRY_MS,
+        )
+
+    async def start(self) -> None:
+        """Connect. Raises Kafka's errors."""
+        self._producer = self._make(self.transactional_id)
+        await self._producer.start()
+        self._running = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Close the connections; nothing may be waiting."""
+        if self._running is not None:
+            self._running.cancel()
+            await self._producer.stop()
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return len(await self._producer.partitions_for(topic))
+
+    async def turn(self) -> None:
+        """Wait until the next transaction may begin: what is folded then is up to date."""
+        await asyncio.sleep(max(0.0, self._began_at + PAUSE_SECONDS - time.monotonic()))
+
+    async def commit(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> Ends:
+        """Write the outputs and commit the source's offset, with a mark that is left with it, all or nothing.
+
+        Returns, for each partition written, the offset behind the last record. Raises LostError, Kafka's errors, and
+        TimeoutError; after any of them nothing is known of what was committed: the process must end.
+        """
+        if self._running is None or self._running.done():
+            raise LostError("the transactions have ended")
+        commit = _Commit(source, offset, outputs, mark)
+        self._waiting.append(commit)
+        self._came.set()
+        return await asyncio.wait_for(commit.done, 2 * TRANSACTION_SECONDS + 10)
+
+    async def drain(self) -> None:
+        """Wait until nothing is on its way. Raises as `commit`."""
+        await asyncio.gather(*[asyncio.shield(commit.done) for commit in [*self._group, *self._waiting]])
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._came.wait()
+                await self.turn()
+                await asyncio.sleep(JOIN_SECONDS)
+                self._came.clear()
+                self._group, self._waiting = self._waiting, []
+                self._began_at = time.monotonic()
+                ends = await asyncio.wait_for(self._transaction(self._group), TRANSACTION_SECONDS)
+                for commit, end in zip(self._group, ends, strict=True):
+                    if not commit.done.done():
+                        commit.done.set_result(end)
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait must know
+            while isinstance(error, ExceptionGroup):  # of the first one that failed, the others are consequences
+                error = error.exceptions[0]
+            with contextlib.suppress(Exception):  # else it is given up by whoever comes after us, or by the broker
+                await asyncio.wait_for(self._producer.abort_transaction(), ABORT_SECONDS)
+            for commit in self._group + self._waiting:
+                if not commit.done.done():
+                    commit.done.set_exception(error)
+
+    async def _transaction(self, group: Sequence[_Commit]) -> list[Ends]:
+        producer = self._producer
+        await producer.begin_transaction()
+        await self._add_partitions({tp for commit in group for tp, outputs in commit.outputs if outputs})
+        offsets = {commit.source: (commit.offset, commit.mark) for commit in group}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._send_offsets(offsets))
+            sending = [tasks.create_task(self._send(commit.outputs)) for commit in group]
+        await producer.commit_transaction()
+        return [task.result() for task in sending]
+
+    async def _send(self, outputs: Outputs) -> Ends:
+        """Write a partition's outputs; returns when the broker has acknowledged them."""
+        sent = [
+            (tp, batch.record_count(), await self._producer.send_batch(batch, tp.topic, partition=tp.partition))
+            for tp, records_ in outputs
+            for batch in records.batches(records_)
+        ]
+        ends = {}
+        for tp, count, future in sent:
+            try:
+                ends[tp] = (await future).offset + count
+            except KafkaError as error:
+                error.args = (tp.topic,)
+                raise
+        return ends
+
+    async def _add_partitions(self, tps: set[TopicPartition]) -> None:
+        """All of them with one request, before the first record is sent."""
+        if not tps:
+            return
+        manager = self._producer._txn_manager
+        topics: dict[str, list[int]] = {}
+        for tp in tps:
+            topics.setdefault(tp.topic, []).append(tp.partition)
+        request = AddPartitionsToTxnRequest(
+            manager.transactional_id, manager.producer_id, manager.producer_epoch, list(topics.items())
+        )
+
+        answered: dict[int, str] = {}  # code -> a topic that it is of
+
+        def codes(answer: Any) -> list[int]:
+            answered.clear()
+            answered.update((code, topic) for topic, partitions in answer.errors for _, code in partitions)
+            return list(answered)
+
+        try:
+            await self._ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
+        except KafkaError as error:
+            error.args = (answered.get(error.errno) or error,)
+            raise
+        manager.txn_partitions.update(tps)
+
+    async def _send_offsets(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        if self.member.generation < 0 or not self.member.member_id:
+            raise LostError("we are no member of the consumer group")  # the broker would take that for an operator
+        manager, group = self._producer._txn_manager, self._kafka.group
+        ids = (manager.producer_id, manager.producer_epoch)
+        request = AddOffsetsToTxnRequest(manager.transactional_id, *ids, group)
+        await self._ask(
+            CoordinationType.TRANSACTION, manager.transactional_id, request, lambda answer: [answer.error_code]
+        )
+        manager.consumer_group_added(group)
+        topics: dict[str, list[tuple[Any, ...]]] = {}
+        for tp, (offset, mark) in offsets.items():
+            left = f"{self.transactional_id} {mark}"
+            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, left, {})
+            topics.setdefault(tp.topic, []).append(entry)
+        commit = TxnOffsetCommit(
+            manager.transactional_id, group, *ids, *self.member, [(topic, tps, {}) for topic, tps in topics.items()]
+        )
+
+        def codes(answer: Any) -> list[int]:
+            return [code for _, partitions, _ in answer.topics for _, code, _ in partitions]
+
+        await self._ask(CoordinationType.GROUP, group, commit, codes)
+
+    async def _ask(self, kind: CoordinationType, key: str, request: Any, codes: Codes) -> Any:
+        """Ask a coordinator, until it answers without an error that may pass; the caller limits the time.
+
+        Raises LostError, and Kafka's errors.
+        """
+        sending = self._producer._sender
+        while True:
+            node = await sending._find_coordinator(kind, key)
+            try:
+                answer = await self._producer.client.send(node, request, group=ConnectionGroup.COORDINATION)
+                found = {code for code in codes(answer) if code}
+            except KafkaError as error:
+                if not error.retriable and not isinstance(error, kafka_errors.NodeNotReadyError):
+                    raise
+                found = {min(COORDINATOR_MOVED)}
+            if not found:
+                return answer
+            if bad := found - RETRIABLE:
+                _raise(min(bad))
+            if found & COORDINATOR_MOVED:
+                sending._coordinator_dead(kind)
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+            else:
+                await asyncio.sleep(sender.BACKOFF_OVERRIDE)
+
+    # ------------------------------------------------------------------ taking a partition over
+
+    async def settled(self, source: TopicPartition, changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
+        """Wait until no predecessor's transaction is open; then the offset committed, -1 if none, and the mark with it.
+
+        After that the ends of the changelogs move by our own transactions only: the coordinator refuses all others.
+        Raises Kafka's errors, and TimeoutError.
+        """
+        async with asyncio.timeout(SETTLED_SECONDS):
+            fence_at = time.monotonic() + FENCE_SECONDS
+            while True:
+                offset, left, code = await self._committed(source, stable=True)
+                if code == 0 and await self._are_closed(changelogs):
+                    return offset, left.partition(" ")[2]
+                if time.monotonic() > fence_at:
+                    await self._fence_owner(source)
+                    fence_at = math.inf
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+    async def _committed(self, source: TopicPartition, *, stable: bool) -> tuple[int, str, int]:
+        """Offset (-1: none), what was left with it, and an error code."""
+        group = self._kafka.group
+        request = OffsetFetch(group, [(source.topic, [source.partition], {})], stable)
+
+        def codes(answer: Any) -> list[int]:
+            found = [part[4] for _, partitions, _ in answer.topics for part in partitions]
+            return [answer.error_code, *(code for code in found if code != UNSTABLE_OFFSET_COMMIT)]
+
+        answer = await self._ask(CoordinationType.GROUP, group, request, codes)
+        _, offset, _, metadata, code, _ = answer.topics[0][1][0]
+        return offset, metadata or "", code
+
+    async def _fence_owner(self, source: TopicPartition) -> None:
+        """Make the broker give up whatever the last owner has left open; without one it does so by itself, later."""
+        _, left, _ = await self._committed(source, stable=False)
+        owner = left.partition(" ")[0]
+        if owner.startswith(f"{self._kafka.group}-") and owner != self.transactional_id:
+            fencing = self._make(owner)
+            await fencing.start()
+            await fencing.stop()
+
+    async def _are_closed(self, changelogs: Sequence[TopicPartition]) -> bool:
+        """Whether all that is in the changelogs is committed, or given up."""
+        for tp in changelogs:
+            if await self._end(tp, READ_COMMITTED) != await self._end(tp, READ_UNCOMMITTED):
+                return False
+        return True
+
+    async def _end(self, tp: TopicPartition, isolation_level: int) -> int:
+        client = self._producer.client
+        while True:
+            leader = client.cluster.leader_for_partition(tp)
+            if leader not in {None, -1}:
+                request = OffsetRequest(-1, isolation_level, [(tp.topic, [(tp.partition, LATEST)])])
+                _, code, _, offset = (await client.send(leader, request)).topics[0][1][0]
+                if code == 0:
+                    return int(offset)
+                if not kafka_errors.for_code(code).retriable:
+                    _raise(code)
+            await client.force_metadata_update()
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
+def _raise(code: int) -> None:
+    if code in MEMBER_LOST:
+        raise LostError(f"the group has given our partitions away (error {code})")
+    raise kafka_errors.for_code(code)(f"error {code}")
