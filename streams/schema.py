@@ -42,6 +42,15 @@ KEY_FIELDS = ("start_time", "category", "jobdir", "seed", "config")
 
 def _descriptions(struct: type) -> dict[str, str]:
     """Field -> the text that stands below it in the source."""
+    found: dict[str, str] = {}
+    for kind in reversed(struct.__mro__):  # inherited fields, too
+        if issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct:
+            found |= _own_descriptions(kind)
+    return found
+
+
+def _own_descriptions(struct: type) -> dict[str, str]:
+    """Those of the fields that the class itself adds."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
     found: dict[str, str] = {}
     field = None

@@ -24,8 +24,8 @@ _local = struct.Struct(">QI")
 _encode = msgspec.json.Encoder().encode
 
 
-class StatsRecord(msgspec.Struct, kw_only=True):
-    """A record of the topic `regression-stats`: the statistics of one regression (null value: forgotten)."""
+class StatsNumbers(msgspec.Struct, kw_only=True):
+    """The statistics of one regression, without what has as many entries as it likes."""
 
     regression: str
     """Name of the regression."""
@@ -58,6 +58,11 @@ class StatsRecord(msgspec.Struct, kw_only=True):
     """Greatest finish time, RFC 3339 UTC."""
     duration_ms: int | None
     """last_finish - first_start."""
+
+
+class StatsRecord(StatsNumbers, kw_only=True):
+    """A record of the topic `regression-stats`: the statistics of one regression (null value: forgotten)."""
+
     signatures: dict[str, int]
     """Fails by signature."""
     fields: dict[str, msgspec.Raw]

@@ -6,11 +6,11 @@ import msgspec
 
 from livejobs.streams.web.ingest import Progress
 from livejobs.tables.asks import Name
-from livejobs.tables.regressions import Status
+from livejobs.tables.regressions import StatsNumbers
 from livejobs.tables.view_rows import ListedJob
 
 
-class _InView(msgspec.Struct, kw_only=True):
+class _InView(StatsNumbers, kw_only=True):
     id: str
     """Its name, again: rows of every list have an id."""
     started: str | None
@@ -18,26 +18,6 @@ class _InView(msgspec.Struct, kw_only=True):
     series: str | None
     """Of a regression named `series/NUMBER`."""
     number: int | None
-    regression: str
-    status: Status
-    version: int
-    updated: str
-    live: int
-    passed: int = msgspec.field(name="pass")
-    fail: int
-    skip: int
-    finished: int
-    heard: str
-    submitted: int | None
-    remaining: int | None
-    pass_rate: float | None
-    cycles: int
-    compute_ms: int
-    runtime_ms: int
-    cycles_per_second: float | None
-    first_start: str | None
-    last_finish: str | None
-    duration_ms: int | None
     fields: dict[str, Any]
 
 
