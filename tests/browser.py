@@ -1,28 +1,22 @@
-"""A real browser for the tests of the page: Debian's Chromium, driven by Playwright; and the web view that it looks at."""
+"""A real browser for the tests of the page: Debian's Chromium, driven by Playwright."""
 
 import contextlib
 import os
 import re
 import shutil
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from harness import LOG_LINES_SHOWN, SECONDS, Site, toml
+from harness import SECONDS
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-
-from livejobs.streams.kafka.broker import free_port
+from web import TOKEN, Web
 
 TOP = Path(__file__).resolve().parent.parent
-TOKEN = "a-token-of-the-tests-0123456789"  # noqa: S105  no secret
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-READY_SECONDS_MAX = 60.0
 
 expect.set_options(timeout=SECONDS * 1000)
 
@@ -72,75 +66,10 @@ def axe() -> str:
     return source.read_text(encoding="utf-8")
 
 
-class WebProcess:
-    """A real `livejobs web` in a process of its own; its output is kept in `log`."""
-
-    def __init__(self, site: Site, name: str = "web", *, has_token: bool = True) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{self.address}"
-        self.log = site.folder / f"{name}.log"
-        web = {"bind": self.address, "datadir": str(site.folder / f"{name}.view")}
-        if has_token:
-            tokens = site.folder / "tokens"
-            tokens.write_text(f"{TOKEN}\n", encoding="ascii")
-            web["tokenfile"] = str(tokens)
-        kafka = {name: getattr(site.config.kafka, name) for name in ("brokers", "topicprefix", "partitions")}
-        path = site.folder / f"{name}.toml"
-        path.write_text(toml({"kafka": kafka, "web": web}), encoding="utf-8")
-        self._command = [
-            sys.executable,
-            "-c",
-            "from livejobs.streams.cli import main; main()",
-            "web",
-            "--config",
-            str(path),
-        ]
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it has read all that there is."""
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        deadline = time.monotonic() + READY_SECONDS_MAX
-        while not self._is_ready():
-            assert self._process.poll() is None, f"the web view ended:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"the web view is not ready:\n{self.tail()}"
-            time.sleep(0.05)
-
-    def _is_ready(self) -> bool:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://{self.address}/api/v1/health", timeout=5) as answer,
-        ):
-            return bool(answer.status == 200)
-        return False
-
-    def tail(self) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
-
-    def stop(self) -> None:
-        """SIGTERM, and no process is left behind."""
-        self._process.terminate()
-        try:
-            self._process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
 class Visitor:
     """A browser's context: its windows, and all that went wrong in them."""
 
-    def __init__(self, browser: Browser, web: WebProcess, *, is_logged_in: bool = True, **options: Any) -> None:
+    def __init__(self, browser: Browser, web: Web, *, is_logged_in: bool = True, **options: Any) -> None:
         self.web = web
         self.context: BrowserContext = browser.new_context(
             base_url=web.url, **{"viewport": {"width": 1400, "height": 900}, **options}

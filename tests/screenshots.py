@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from browser import TOP, Visitor, WebProcess, browsing
+from browser import TOP, Visitor, browsing
 from harness import HOUR, SIGS, Site
 from playwright.sync_api import Page, expect
+from web import Web, tokenfile
 
 from livejobs.streams.config import Config
 from livejobs.streams.demo import farm
@@ -73,7 +74,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(Broker(free_port(), folder / "broker"))
         site = stack.enter_context(Site(broker.bootstrap, folder / "site", sigs))
-        web = stack.enter_context(WebProcess(site))
+        web = stack.enter_context(Web(site, tokenfile=tokenfile(site)).ready())
         site.start().ready()
         farming = site.background.start(publish(site.config))
         stack.callback(farming.future.cancel)

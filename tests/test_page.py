@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from browser import TOKEN, Visitor, WebProcess, axe, browsing
+from browser import Visitor, axe, browsing
 from harness import SIGNATURE, Site
 from playwright.sync_api import Browser, Page, expect
+from web import TOKEN, Web, tokenfile
 
 from livejobs.streams.kafka.broker import Broker
 
@@ -48,19 +49,19 @@ def site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @pytest.fixture(scope="module")
-def web(site: Site) -> Iterator[WebProcess]:
-    with WebProcess(site) as web:
+def web(site: Site) -> Iterator[Web]:
+    with Web(site, tokenfile=tokenfile(site)).ready() as web:
         yield web
 
 
 @pytest.fixture(scope="module")
-def browser(web: WebProcess) -> Iterator[Browser]:
+def browser(web: Web) -> Iterator[Browser]:
     with browsing() as browser:
         yield browser
 
 
 @pytest.fixture
-def visitor(browser: Browser, web: WebProcess) -> Iterator[Visitor]:
+def visitor(browser: Browser, web: Web) -> Iterator[Visitor]:
     with Visitor(browser, web) as visitor:
         yield visitor
 
@@ -88,7 +89,7 @@ def job_url(*key: str) -> str:
     return "/job?key=" + json.dumps(key, separators=(",", ":"))
 
 
-def test_a_token_opens_the_page(browser: Browser, web: WebProcess) -> None:
+def test_a_token_opens_the_page(browser: Browser, web: Web) -> None:
     with Visitor(browser, web, is_logged_in=False) as visitor:
         visitor.expected = "status of 403"
         page = visitor.open("/")
@@ -343,7 +344,7 @@ def test_the_keyboard_is_enough(site: Site, visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, web: WebProcess, site: Site, scheme: str) -> None:
+def test_axe_finds_nothing(browser: Browser, web: Web, site: Site, scheme: str) -> None:
     name = "axe/1"
     site.send("regr-start", name, {"project": "soc7", "username": "ada", "submitted": 9, "dir": "/runs/axe"})
     site.send("job-live", name, job(1, host="farm-axe"))
@@ -386,7 +387,7 @@ def violations(page: Page, source: str) -> list[str]:
     ]
 
 
-def test_a_narrow_window_needs_no_scrolling_sideways(browser: Browser, web: WebProcess, crowd: str) -> None:
+def test_a_narrow_window_needs_no_scrolling_sideways(browser: Browser, web: Web, crowd: str) -> None:
     with Visitor(browser, web, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as visitor:
         page = visitor.open("/")
         for path in ("/", regression_url(crowd), "/search", "/hosts", job_url(crowd, "job-7")):
@@ -400,7 +401,7 @@ def test_without_permission_nothing_can_be_changed(
     site: Site, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     site.send("job-live", "readonly/1", job(1))
-    with WebProcess(site, "open", has_token=False) as web, Visitor(browser, web, is_logged_in=False) as visitor:
+    with Web(site, "open").ready() as web, Visitor(browser, web, is_logged_in=False) as visitor:
         page = visitor.open(regression_url("readonly/1"))
         expect(page.locator("section.listing tbody tr")).to_have_count(1)
         assert page.get_by_role("button", name="Tank…").count() == 0
@@ -409,7 +410,7 @@ def test_without_permission_nothing_can_be_changed(
 def test_the_server_goes_and_comes_back(site: Site, browser: Browser) -> None:
     name = "restart/1"
     site.send("job-live", name, job(1))
-    with WebProcess(site, "restarted") as web, Visitor(browser, web) as visitor:
+    with Web(site, "restarted", tokenfile=tokenfile(site)).ready() as web, Visitor(browser, web) as visitor:
         visitor.expected = "ERR_CONNECTION_REFUSED|ERR_INCOMPLETE|ERR_EMPTY|ERR_CONNECTION_RESET|status of 503"
         page = visitor.open(regression_url(name))
         expect(page.locator("section.listing tbody tr")).to_have_count(1)
@@ -417,5 +418,6 @@ def test_the_server_goes_and_comes_back(site: Site, browser: Browser) -> None:
         expect(page.locator(".stale-bar")).to_contain_text("No connection to the server. Stale since")
         site.send("job-live", name, job(2))
         web.start()
+        web.ready()
         expect(page.locator("section.listing tbody tr")).to_have_count(2)
         expect(page.locator(".stale-bar")).to_have_count(0)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from browser import Visitor, WebProcess, browsing
+from browser import Visitor, browsing
 from harness import HOUR, SIGNATURE, SIGS, Site
 from playwright.sync_api import expect
+from web import Web, tokenfile
 
 from livejobs.streams.kafka.broker import Broker, free_port
 
@@ -29,7 +30,7 @@ def site(own_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def visitor(site: Site) -> Iterator[Visitor]:
-    with WebProcess(site) as web, browsing() as browser, Visitor(browser, web) as visitor:
+    with Web(site, tokenfile=tokenfile(site)).ready() as web, browsing() as browser, Visitor(browser, web) as visitor:
         yield visitor
 
 

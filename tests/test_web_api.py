@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness import Site
-from web import TOKEN, Web
+from web import Web, tokenfile
 
 from livejobs.streams.kafka.broker import Broker
 
@@ -55,9 +55,7 @@ def web(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
         site.status("large/1", "LIVE", finished=30, live=JOBS - 30)
         site.status("series/1", "COMPLETE", live=0)
         site.status("tanked", "TANKED")
-        tokens = site.folder / "tokens"
-        tokens.write_text(f"# for tests\n{TOKEN}\n")
-        with Web(site, tokenfile=str(tokens)) as running:
+        with Web(site, tokenfile=tokenfile(site)) as running:
             yield running.with_token().ready()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import SECONDS, Site
-from web import TOKEN, Web
+from web import Web, tokenfile
 
 from livejobs.streams.kafka.broker import Broker, free_port
 
@@ -29,9 +29,7 @@ def site(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 @pytest.fixture(scope="module")
 def web(site: Site) -> Iterator[Web]:
-    tokens = site.folder / "tokens"
-    tokens.write_text(TOKEN + "\n")
-    with Web(site, tokenfile=str(tokens)) as running:
+    with Web(site, tokenfile=tokenfile(site)) as running:
         yield running.with_token().ready()
 
 

@@ -8,7 +8,7 @@ import schemathesis
 from harness import Site
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from web import TOKEN, Web
+from web import TOKEN, Web, tokenfile
 
 from livejobs.streams.kafka.broker import Broker
 from livejobs.streams.web import openapi
@@ -24,9 +24,7 @@ def web(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
         site.send("regr-start", "series/1", {"submitted": 2, "project": "p"})
         site.send("job-live", "series/1", {"uniqueid": "1", "result": "live", "host": "h", "seed": "1"})
         site.stats("series/1", site.send("job-finish", "series/1", {"uniqueid": "2", "result": "fail", "runtime_ms": 5, "cycles": 7}))
-        tokens = site.folder / "tokens"
-        tokens.write_text(TOKEN + "\n")
-        with Web(site, tokenfile=str(tokens)) as running:
+        with Web(site, tokenfile=tokenfile(site)) as running:
             yield running.with_token().ready()
 
 

@@ -122,11 +122,19 @@ class Stream:
         self.close()
 
 
+def tokenfile(site: Site) -> str:
+    """A file with TOKEN in it."""
+    path = site.folder / "tokens"
+    path.write_text(f"# for tests\n{TOKEN}\n", encoding="ascii")
+    return str(path)
+
+
 class Web:
     """One service over a site's topics; keywords go to its section [web]."""
 
     def __init__(self, site: Site, name: str = "web", **web: Any) -> None:
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.folder = site.folder / name
         self.folder.mkdir(exist_ok=True)
         values = {"bind": f"127.0.0.1:{self.port}", "datadir": str(self.folder / "view"), **web}
