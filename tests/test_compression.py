@@ -177,7 +177,7 @@ def test_what_was_aborted_is_not_there_even_if_it_can_not_be_opened() -> None:
 BOMBS = """
 import gzip, resource, sys
 import cramjam, raw
-from livejobs.streams import compression
+from livejobs.streams.kafka import compression
 
 zeros = bytes(16 << 20)
 bombs = [

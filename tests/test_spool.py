@@ -202,7 +202,7 @@ def test_a_directory_that_cant_be_used_is_a_configuration_error(tmp_path: Path) 
 
 CRASH = textwrap.dedent("""
     import os, signal, sys
-    from livejobs.streams import publish, spool
+    from livejobs.streams.publisher import publish, spool
     step, calls = int(sys.argv[2]), 0
     def message(number):
         return publish.checked("job-live", "r/1", b'{"uniqueid": "%d", "result": "live"}' % number)

@@ -454,7 +454,7 @@ def test_a_batch_of_rubbish_is_rejected_in_bounded_pieces() -> None:
 
 def test_many_keys_of_which_the_last_stands_twice_are_refused_soon() -> None:
     code = """if True:
-        from livejobs.streams import messages
+        from livejobs.streams.core import messages
         body = b'{"uniqueid": "a", "result": "pass", %s, "0": 1}' % b", ".join(b'"%x": 1' % number for number in range(40_000, -1, -1))
         try: messages.finish(body)
         except messages.Reject as error: print(error.code)

@@ -140,7 +140,8 @@ class Transactions:
         commit = _Commit(source, offset, outputs, mark)
         self._waiting.append(commit)
         self._came.set()
-        return await asyncio.wait_for(commit.done, 2 * TRANSACTION_SECONDS + 10)
+        # Who is no longer interested gives up waiting, not the transaction: `drain` waits for that.
+        return await asyncio.wait_for(asyncio.shield(commit.done), 2 * TRANSACTION_SECONDS + 10)
 
     async def drain(self) -> None:
         """Wait until nothing is on its way. Raises as `commit`."""

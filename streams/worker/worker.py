@@ -176,8 +176,8 @@ class Worker:
         try:
             await asyncio.gather(*(partition.close() for partition in partitions))
             await self._transactions.drain()
-        except Exception as error:  # noqa: BLE001  whatever it is, the process ends
-            self.fail(error)
+        except BaseException as error:  # noqa: BLE001  whatever it is, the process ends: a cancellation that came out
+            self.fail(error)  # of here would end aiokafka's coordinator, and we would be in no group, for ever
 
     # ------------------------------------------------------------------ what the watchdog asks, from its thread
 
