@@ -177,6 +177,14 @@ class Store:
         self._start(bulk=bulk)
 
 
+def shared_bytes() -> dict[str, int]:
+    """Memory that all stores of the process share: blocks of files that were read, and writes that are in none yet."""
+    if not _shared:
+        return {}
+    cache, buffers = _shared[0]
+    return {"blocks": cache.get_usage(), "writes": buffers.get_usage()}
+
+
 def _options(*, bulk: bool) -> Options:
     if not _shared:
         buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)

@@ -32,6 +32,8 @@ from livejobs.streams.kafka.broker import free_port
 
 SECONDS = 30.0
 """Until when anything must have happened, if a test says nothing else: much more than it takes."""
+READ_SECONDS_MAX = 300.0
+"""The same for reading all that is there: a million messages in the long form."""
 STOP_SECONDS_MAX = 10.0
 READY_SECONDS_MAX = 60.0
 OUTAGE_SECONDS_MAX = 600.0
@@ -195,7 +197,7 @@ class Reader:
                 self._news.wait(0.25)
             return answer
 
-    def read_to_the_end(self, *topics: Topic, seconds: float = SECONDS) -> None:
+    def read_to_the_end(self, *topics: Topic, seconds: float = READ_SECONDS_MAX) -> None:
         """Return when all that was committed before this call has been read."""
         names = {topic.name for topic in topics or self._topics.values()}
         tps = [tp for tp in self._consumer.assignment() if tp.topic in names]

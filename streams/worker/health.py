@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from livejobs.streams.config import split_address
+from livejobs.tables.store import shared_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +69,14 @@ class Metrics(Collector):
             age.add_metric([str(partition.number)], time.monotonic() - partition.committed_at)
             for outcome, count in partition.fold.counts.items():
                 what.add_metric([str(partition.number), outcome], count)
-        yield from (loops, opening, queued, lag, age, what)
+        stores = GaugeMetricFamily(
+            "livejobs_store_memory_bytes",
+            "Memory shared by the stores: blocks of files (they fill up to their limit), and writes in no file yet.",
+            labels=["use"],
+        )
+        for use, size in shared_bytes().items():
+            stores.add_metric([use], size)
+        yield from (loops, opening, queued, lag, age, what, stores)
 
 
 class Health:
