@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiokafka import errors
-from aiokafka.errors import KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
 
@@ -17,8 +18,9 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
 
     Reads the files that the configuration names, now: a changed password file is seen at the next start. Raises
     ConfigError when one can't be read or used. From now on aiokafka's log says clearly why it can't connect, and
-    nothing of a login.
+    nothing of a login; and a connection that is gone is one, whatever the event loop makes of it.
     """
+    AIOKafkaConnection.send = _send
     for name in ("aiokafka", "aiokafka.conn", "asyncio"):
         logging.getLogger(name).addFilter(_say_clearly)  # once, however often
     options: dict[str, Any] = {
@@ -32,6 +34,24 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
         options["sasl_plain_username"] = kafka.username
         options["sasl_plain_password"] = _password(kafka)
     return options
+
+
+_aiokafkas_send = AIOKafkaConnection.send
+
+
+def _send(self: AIOKafkaConnection, *arguments: Any, **keywords: Any) -> Any:
+    """Raises KafkaConnectionError on a connection that was closed a moment ago.
+
+    uvloop refuses to write to it with a RuntimeError, where asyncio does nothing. aiokafka knows no such error: it
+    would end the task that keeps the cluster's metadata up to date, unseen and for ever.
+    """
+    try:
+        return _aiokafkas_send(self, *arguments, **keywords)
+    except RuntimeError as error:
+        if not self._writer.transport.is_closing():
+            raise
+        self.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
 
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:

@@ -5,7 +5,6 @@ transaction makes that exact. So there is no retry here, and no state to mend.
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -214,12 +213,14 @@ class Worker:
         self.stopping = True
         threading.Timer(STOP_SECONDS, os._exit, (EXIT_FAILED,)).start()
         await self.close_all()
-        with contextlib.suppress(TimeoutError):  # all is committed, the rest is courtesy: no broker is waited for
+        try:  # all is committed, the rest is courtesy: no broker is waited for
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._consumer.leave()
                 if self._ticks is not None:
                     await self._ticks.stop()
                 await self._transactions.stop()
+        except Exception as error:  # noqa: BLE001  nothing depends on it
+            log.warning("the broker heard no farewell: %r", error)
         log.info("stopped")
         logging.shutdown()
         os._exit(0)

@@ -4,18 +4,26 @@ The worker goes on when it can again, or ends and its successor does; it never s
 small proxy of ours (`proxy.py`), the traffic and the readers directly.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Site
+import uvloop
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+from harness import SECONDS, Site
 from load import Traffic
 from patched import patched
 from proxy import ProxiedBroker, Proxy
 from supervisor import Supervisor
 from verdict import verdict
+
+from livejobs.streams.config import Kafka
+from livejobs.streams.kafka.client import client_options
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,29 @@ def far(proxied: ProxiedBroker, tmp_path: Path) -> Iterator[Site]:
 def through(proxy: Proxy) -> dict[str, str]:
     """The broker as the worker finds it."""
     return {"brokers": f"127.0.0.1:{proxy.port}"}
+
+
+def test_a_request_on_a_connection_that_is_just_gone_says_so(proxied: ProxiedBroker) -> None:
+    """It is closed, and the answer is one that aiokafka knows; that of uvloop ended the task that reads the cluster's metadata."""
+
+    async def ask() -> None:
+        client = AIOKafkaClient(**client_options(Kafka(brokers=proxied.bootstrap)))
+        await client.bootstrap()
+        try:
+            assert await client.ready(client.get_random_node())
+            connection = next(iter(client._conns.values()))
+            connection._writer.transport.abort()
+            with pytest.raises(KafkaConnectionError):  # noqa: PT012  at any of those turns
+                while True:  # its handle is closed some turns of the loop before aiokafka hears of it
+                    connection.send(MetadataRequest([]), expect_response=False).close()
+                    await asyncio.sleep(0)
+            assert not connection.connected()
+            assert await client.force_metadata_update()
+        finally:
+            await client.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(ask(), SECONDS))
 
 
 def test_latency(far: Site, proxy: Proxy) -> None:
