@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,7 +82,9 @@ def test_top_follows(site: Site, web: Web) -> None:
         assert len(first["rows"]) == 200
         site.send("job-live", "s/1", {"uniqueid": "new", "start_time": "2000-01-01T00:00:00Z", "result": "live", "host": "the-first"})
         assert any(json.loads(line)["rows"][0]["job"]["host"] == "the-first" for line in process.stdout)
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
+        for _ in process.stdout:  # what it has begun to write it writes to its end
+            pass
         assert process.wait(SECONDS) == 0
 
 

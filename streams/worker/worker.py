@@ -128,7 +128,9 @@ class Worker:
     # ------------------------------------------------------------------ partitions come and go
 
     def open_all(self, numbers: set[int]) -> None:
-        """Open the stores of newly assigned partitions, each as soon as it can."""
+        """Open the stores of newly assigned partitions, each as soon as it can; none by a worker that is stopping."""
+        if self.stopping:
+            return
         self.assigned = numbers
         self._transactions.member = self._consumer.member()
         if self._connected is None:

@@ -150,12 +150,23 @@ def be_nobody_at_the_disk() -> None:
     make, Store.__init__ = Store.__init__, init  # type: ignore[method-assign]
 
 
+def join_while_leaving() -> None:
+    """Be given all four partitions by a rebalance that ends while the worker is leaving the group."""
+
+    async def leave_late(consumer: LaneConsumer) -> None:
+        consumer.app.owner.open_all(set(range(4)))
+        await leave(consumer)
+
+    leave, LaneConsumer.leave = LaneConsumer.leave, leave_late  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
     "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
     "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
     "file_bytes": lambda argument: resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), int(argument))),
     "nobody": lambda _: be_nobody_at_the_disk(),
     "open": lambda _: hang_at_open(),
+    "join": lambda _: join_while_leaving(),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),
 }

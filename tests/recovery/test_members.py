@@ -1,7 +1,7 @@
 """Workers join, leave, die and are replaced one by one, under load: partitions move, and the records are exact.
 
 How: three workers are restarted one after the other (SIGTERM), as in an upgrade, with and without static membership; one is killed; and workers come and go faster than
-they can restore, from one to four to two.
+they can restore, from one to four to two. And one stops while a rebalance that is under way gives it partitions.
 """
 
 import random
@@ -11,6 +11,7 @@ import time
 import pytest
 from harness import SECONDS, STOP_SECONDS_MAX, Site, WorkerProcess
 from load import Load, Traffic, under_load
+from patched import patched
 from verdict import verdict
 
 
@@ -68,6 +69,12 @@ def test_workers_come_and_go_faster_than_they_restore(site: Site, soak: bool) ->
         await_shares(*workers)
         traffic.assert_flows()
     verdict(site, traffic)
+
+
+def test_a_worker_that_is_given_partitions_while_it_stops(site: Site) -> None:
+    worker = site.start(command=patched("join=")).ready()
+    code, seconds = worker.stop()
+    assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
 
 
 def await_shares(*workers: WorkerProcess) -> None:
