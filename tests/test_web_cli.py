@@ -83,9 +83,8 @@ def test_top_follows(site: Site, web: Web) -> None:
         site.send("job-live", "s/1", {"uniqueid": "new", "start_time": "2000-01-01T00:00:00Z", "result": "live", "host": "the-first"})
         assert any(json.loads(line)["rows"][0]["job"]["host"] == "the-first" for line in process.stdout)
         process.send_signal(signal.SIGINT)
-        for _ in process.stdout:  # what it has begun to write it writes to its end
-            pass
-        assert process.wait(SECONDS) == 0
+        process.communicate(timeout=SECONDS)  # what it has begun to write it writes to its end
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

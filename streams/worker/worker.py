@@ -181,7 +181,8 @@ class Worker:
             await self._transactions.drain()
         except BaseException as error:  # noqa: BLE001  whatever it is, the process ends: a cancellation that came out
             self.fail(error)  # of here would end aiokafka's coordinator, and we would be in no group, for ever
-        give_back_memory()
+        if partitions:
+            give_back_memory()
 
     # ------------------------------------------------------------------ what the watchdog asks, from its thread
 
