@@ -511,7 +511,7 @@ def test_what_a_dead_tunnel_has_kept_is_not_overtaken(own_broker: Broker, own_pl
     call.stdin.flush()
     log = place.spool / f"{place.config.kafka.events_topic}.log"
     until(lambda: log.stat().st_size > 100)
-    turn(place)
+    assert ask(place, "job-finish", "r/2", finish(0)).kept == 1  # so the call has its answer, too
     tunnel.kill()
     tunnel.wait()
     own_broker.start()

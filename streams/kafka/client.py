@@ -1,5 +1,6 @@
 """What every aiokafka client of ours is made with, from the configuration, and what it says when it can't get in."""
 
+import asyncio
 import contextlib
 import logging
 import ssl
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
@@ -18,9 +20,10 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
 
     Reads the files that the configuration names, now: a changed password file is seen at the next start. Raises
     ConfigError when one can't be read or used. From now on aiokafka's log says clearly why it can't connect, and
-    nothing of a login; and a connection that is gone is one, whatever the event loop makes of it.
+    nothing of a login; a connection that is gone is one, whatever the event loop makes of it; and none is left open by
+    a start that is given up.
     """
-    AIOKafkaConnection.send = _send
+    AIOKafkaConnection.send, AIOKafkaClient.bootstrap = _send, _bootstrap
     for name in ("aiokafka", "aiokafka.conn", "asyncio"):
         logging.getLogger(name).addFilter(_say_clearly)  # once, however often
     options: dict[str, Any] = {
@@ -52,6 +55,31 @@ def _send(self: AIOKafkaConnection, *arguments: Any, **keywords: Any) -> Any:
             raise
         self.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+
+
+_aiokafkas_bootstrap = AIOKafkaClient.bootstrap
+_given_up: set[asyncio.Task[None]] = set()
+
+
+async def _bootstrap(self: AIOKafkaClient) -> None:
+    """Connect for the first time; given up meanwhile, it goes on by itself to where the connection can be closed.
+
+    A bootstrap that is cancelled while it waits for metadata forgets its connection: the socket would stay open until
+    the collector comes.
+    """
+    connecting = asyncio.ensure_future(_aiokafkas_bootstrap(self))
+    try:
+        await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        closing = asyncio.ensure_future(_close_after(connecting, self))
+        _given_up.add(closing)
+        closing.add_done_callback(_given_up.discard)
+        raise
+
+
+async def _close_after(connecting: asyncio.Future[None], client: AIOKafkaClient) -> None:
+    await asyncio.wait([connecting])
+    await client.close()
 
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:

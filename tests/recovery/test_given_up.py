@@ -2,6 +2,7 @@
 
 How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free. And it is cancelled while its first
 commit is on its way: the rebalance waits for that, and goes on. (Once a cancellation came out of it, ended the group's coordinator in aiokafka, and the worker was in no group.)
+And at the moment when it has connected for the first time: aiokafka would forget that connection.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from harness import Site
 from load import Load
 
@@ -72,6 +74,28 @@ async def give_up_a_commit() -> None:
         may_end.set()
         await draining
         transactions._running.cancel()
+
+
+def test_a_connection_is_closed_of_an_opening_that_was_given_up_meanwhile(site: Site) -> None:
+    worker = site.start().ready()
+    assert worker.stop()[0] == 0
+    site.background.run(give_up_a_connection(configuration.load(worker.config), site.partitions))
+
+
+async def give_up_a_connection(config: Config, partitions: int) -> None:
+    transactions: Any = NoTransactions()
+    made: list[AIOKafkaConnection] = []
+
+    async def connect(*arguments: Any, **keywords: Any) -> AIOKafkaConnection:
+        made.append(await create_conn(*arguments, **keywords))
+        opening.cancel()
+        return made[-1]
+
+    with patch("aiokafka.client.create_conn", connect):
+        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        await asyncio.wait_for(made[0]._closed_fut, 10)
 
 
 def refuse(error: BaseException) -> None:
