@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
-from livejobs.streams.core import fold, overlay
+from livejobs.streams.core import decisions, overlay
 from livejobs.streams.core import rules as rules_of
 from livejobs.streams.core.fold import Fold
 from livejobs.streams.core.rules import Rules
@@ -166,7 +166,7 @@ def test_the_core_equals_the_model(rules: Any, messages: list[Message]) -> None:
 @HISTORIES
 @given(rules=rule_sets(), messages=histories())
 def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -> None:
-    with patch.object(fold, "ENDING_STEP", 2), patch.object(model_of, "ENDING_STEP", 2):
+    with patch.object(decisions, "ENDING_STEP", 2), patch.object(model_of, "ENDING_STEP", 2):
         core, model = folded(rules, messages)
         assert core.job_records() == model.jobs()
         assert_same_stats(core.stats_records(), model.stats())
@@ -185,7 +185,7 @@ def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
     rules: Any, messages: list[Message], seed: int, step: int, room: int, bits: int
 ) -> None:
     whole = Core(Rules(**asdict(rules)))
-    with patch.object(fold, "ENDING_STEP", step):
+    with patch.object(decisions, "ENDING_STEP", step):
         whole.apply(messages)
         with patch.multiple(
             overlay,
@@ -236,7 +236,7 @@ def test_rules_may_change_between_two_runs(rules: tuple[Any, Any], signature: st
     """No job is judged twice, every verdict has a signature, and the statistics stay a fold over the rows."""
     old, new = (Rules(**asdict(one)) for one in rules)
     new = new._replace(timeout_signature=new.timeout_signature and signature)
-    with patch.object(fold, "ENDING_STEP", 2):
+    with patch.object(decisions, "ENDING_STEP", 2):
         core, judged = Core(old), dict[tuple[str, ...], str]()
         for number, message in enumerate(messages):
             if number == at:
@@ -260,7 +260,7 @@ def test_an_ending_stops_where_its_signature_was_taken_away() -> None:
         Message(offset, 10**12 + offset, key=None if "tick" in kind else b"run", kind=kind, value=value)
         for offset, (kind, value) in enumerate(steps)
     ]
-    with patch.object(fold, "ENDING_STEP", 2):
+    with patch.object(decisions, "ENDING_STEP", 2):
         core.apply(messages[:6])
         core.rules = core.rules._replace(timeout_signature=None)
         core = core.restored()

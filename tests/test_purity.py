@@ -13,7 +13,7 @@ from hypothesis.strategies import binary
 from livejobs import streams
 from livejobs.streams.core import partitioner
 
-PURE = (*(f"core.{name}" for name in ("fold", "overlay", "messages", "rules", "statistics", "signature", "transition", "partitioner")), "config")
+PURE = (*(f"core.{name}" for name in ("fold", "decisions", "overlay", "messages", "rules", "statistics", "signature", "transition", "partitioner")), "config")
 
 
 @pytest.mark.parametrize("module", [f"streams.{name}" for name in PURE] + [f"tables.{name}" for name in ("jobs", "keys", "regressions", "times")])

@@ -2,7 +2,8 @@
 
 One worker with its ticks on reads topics of its own. Every message changes its regression's version, so each record
 of the statistics says how far the worker is. Two of the series have one partition: there it reads one thing after the
-other, and all of it is in one store. The last series measures what ticks cost while nothing else comes.
+other, and all of it is in one store. The last series measures what ticks cost while nothing else comes: what a worker
+takes with them, less what one takes without them.
 """
 
 import time
@@ -73,15 +74,16 @@ SERIES: dict[str, tuple[tuple[int, ...], Callable[[Broker, int, int], Input]]] =
 def measure(setting: Setting) -> Result:
     """All series, all sizes up to the largest wanted, all rounds."""
     runs: Runs = {}
-    engine = Livejobs(setting.livejobs, tickseconds=1)
     for what, (sizes, write) in SERIES.items():
         wanted = [size for size in sizes if size <= setting.largest]
         inputs = {size: write(setting.broker, size, setting.events or EVENTS) for size in wanted}
         for number in range(1, setting.runs + 1):
             for size, source in inputs.items():
                 name = f"{what}: {size:,}"
-                with setting.task(source, f"growth-{source.topic}") as task:
-                    run = replay(engine, task, all_records=True, then=_idle if what == IDLE else _nothing)
+                run = _run(setting, source, _idle if what == IDLE else _nothing)
+                if what == IDLE:
+                    silent = _run(setting, source, _idle, tickseconds=0)
+                    run["ticks_share"] = run["idle_share"] - silent["idle_share"]
                 setting.note("growth", name, number, run, runs.setdefault(name, []))
         setting.broker.delete([source.topic for source in inputs.values()])
     tables = []
@@ -91,12 +93,17 @@ def measure(setting: Setting) -> Result:
     return Result("growth", "one worker, ticks on; ratios are to the smallest", runs, tables)
 
 
+def _run(setting: Setting, source: Input, then: Callable[[Task], Run], tickseconds: float = 1) -> Run:
+    with setting.task(source, f"growth-{source.topic}") as task:
+        return replay(Livejobs(setting.livejobs, tickseconds=tickseconds), task, all_records=True, then=then)
+
+
 def _nothing(_task: Task) -> Run:
     return {}
 
 
 def _idle(task: Task) -> Run:
-    """CPU share of a core that the worker takes while nothing but ticks comes."""
+    """Share of a core that the worker takes while nothing comes but its ticks."""
     time.sleep(CALM_SECONDS)
     begin, before = time.monotonic(), sum(program.cpu_s() for program in task.programs)
     time.sleep(IDLE_SECONDS)
@@ -128,12 +135,13 @@ def _table(what: str, runs: Runs) -> str:
 def _idle_table(runs: Runs) -> str:
     smallest = next(iter(runs.values()), [])
     return table(
-        (IDLE, "% of a core", "ratio", "peak MB", "ratio", "right"),
+        (IDLE, "% of a core", "of that, ticks", "ratio", "peak MB", "ratio", "right"),
         (
             (
                 size,
                 shown(column(some, "idle_share"), ".2f", 100),
-                shown(ratios(some, smallest, "idle_share"), ".2f"),
+                shown(column(some, "ticks_share"), ".2f", 100),
+                shown(ratios(some, smallest, "ticks_share"), ".2f"),
                 shown(column(some, "rss_mb"), ".0f"),
                 shown(ratios(some, smallest, "rss_mb"), ".2f"),
                 f"{sum(run['correct'] for run in some)} of {len(some)}",

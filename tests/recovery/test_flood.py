@@ -15,7 +15,7 @@ from load import Load, progress
 from publishers import Item, Publisher
 from verdict import verdict
 
-from livejobs.streams.core.fold import ENDING_STEP
+from livejobs.streams.core.decisions import ENDING_STEP
 from livejobs.streams.kafka.broker import Broker
 
 WORKER_MIB_MAX = 400

@@ -17,7 +17,7 @@ from harness import HOUR, TICK, Site, WorkerProcess
 from publishers import Item, Publisher
 from verdict import VERIFY, verified
 
-from livejobs.streams.core.fold import ENDING_STEP
+from livejobs.streams.core.decisions import ENDING_STEP
 from livejobs.streams.kafka.broker import Broker
 
 SOON = {"enablelivejobs": True, "autotimeouthours": 1 / HOUR}
