@@ -171,6 +171,7 @@ _SEE_LIMITS = "is over its limit; compare max.message.bytes: livejobs topics che
 _SEE_RIGHTS = "see deploy/acls.sh --worker"
 ENDS: dict[type[BaseException], str] = {
     errors.ProducerFenced: "another worker has taken its partitions over",
+    errors.InvalidProducerEpoch: "another worker has taken its partitions over",
     errors.KafkaConnectionError: "no broker answers",
     TimeoutError: "the broker has not answered in time",
     errors.MessageSizeTooLargeError: f"a record that it writes {_SEE_LIMITS}",

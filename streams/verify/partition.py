@@ -16,6 +16,7 @@ from livejobs.streams.verify.differences import Kept, Row
 from livejobs.streams.verify.report import VerifyError, Work
 from livejobs.streams.verify.source import Source
 from livejobs.streams.worker.resume import Mark
+from livejobs.streams.worker.transactions import Left
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.jobs import STATE_HEADER, JobPrivate
 from livejobs.tables.store import Store
@@ -100,7 +101,7 @@ class Partition:
 
     def _begin_of_rules(self, commit: OffsetAndMetadata) -> int:
         """The first message to which the rules in force were applied. Raises VerifyError if ours are others."""
-        mark = Mark.of(commit.metadata.partition(" ")[2])  # behind the transactional id (`streams.worker.transactions`)
+        mark = Mark.of(Left.of(commit.metadata).mark)
         if mark is None:
             return 0
         theirs, ours = mark.rules._asdict(), self._rules._asdict()

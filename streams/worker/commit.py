@@ -101,8 +101,7 @@ class Partition:
             staged = Staged(store)
             fold = Fold(rules, staged, partition=number, partitions=partitions, topic=kafka.events_topic)
             mark = resume.marked(rules, store.position.source, mark)
-            # From now on the offset names us, so that a successor knows whom to fence.
-            await transactions.commit(source, store.position.source, [], mark)
+            await transactions.claim(source, store.position.source, mark)
             return cls(number, config, store, fold, staged, transactions, restored, mark, fail)
         except BaseException:
             with contextlib.suppress(Exception):  # what is wrong is told already

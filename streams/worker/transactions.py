@@ -5,17 +5,20 @@ its way, the other partitions fold their messages and make up the next one.
 
 A worker that has lost its partitions can commit nothing (KIP-447): its offsets carry the group's generation that gave
 it the partitions, and the coordinator refuses an old one; then the whole transaction is given up. So that a successor
-need not wait until the broker gives up what a killed worker has left open, each commit leaves the worker's
-transactional id with the offset, and the successor fences it (`settled`). Behind it stands a mark of the partition's.
+need not wait until the broker gives up what a killed worker has left open, a worker leaves its name with the offset
+before its first transaction for a partition (`claim`) and with each commit; the successor fences who is named there
+and is no member of the group any more (`settled`).
 """
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
@@ -23,6 +26,8 @@ from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import KafkaError
 from aiokafka.producer import sender
+from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest
 
@@ -61,6 +66,8 @@ Outputs = Sequence[tuple[TopicPartition, list[Output]]]
 Ends = dict[TopicPartition, int]
 Codes = Callable[[Any], Sequence[int]]
 
+log = logging.getLogger("livejobs.worker")
+
 
 class LostError(KafkaError):  # type: ignore[misc]
     """The group has given our partitions to another worker."""
@@ -72,6 +79,24 @@ class Member(NamedTuple):
     generation: int
     member_id: str
     instance_id: str | None
+
+
+class Left(NamedTuple):
+    """What stands beside an offset that is committed: who did it, and a mark of the partition's."""
+
+    transactional_id: str
+    member_id: str
+    """Quoted as in a URL."""
+    mark: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """What `str` has made of it; empty where it is something else."""
+        parts = text.split(" ", 2)
+        return cls(*parts, *[""] * (3 - len(parts)))
+
+    def __str__(self) -> str:
+        return " ".join(self)
 
 
 class _Commit:
@@ -140,12 +165,7 @@ class Transactions:
         commit = _Commit(source, offset, outputs, mark)
         self._waiting.append(commit)
         self._came.set()
-        # Who is no longer interested gives up waiting, not the transaction: `drain` waits for that.
-        return await asyncio.wait_for(asyncio.shield(commit.done), 2 * TRANSACTION_SECONDS + 10)
-
-    async def drain(self) -> None:
-        """Wait until nothing is on its way. Raises as `commit`."""
-        await asyncio.gather(*[asyncio.shield(commit.done) for commit in [*self._group, *self._waiting]])
+        return await asyncio.wait_for(commit.done, 2 * TRANSACTION_SECONDS + 10)
 
     async def _run(self) -> None:
         try:
@@ -222,9 +242,13 @@ class Transactions:
             raise
         manager.txn_partitions.update(tps)
 
-    async def _send_offsets(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+    def _member(self) -> Member:
+        """Who we are, for a commit: the broker would take one that is no member for an operator."""
         if self.member.generation < 0 or not self.member.member_id:
-            raise LostError("we are no member of the consumer group")  # the broker would take that for an operator
+            raise LostError("we are no member of the consumer group")
+        return self.member
+
+    async def _send_offsets(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         manager, group = self._producer._txn_manager, self._kafka.group
         ids = (manager.producer_id, manager.producer_epoch)
         request = AddOffsetsToTxnRequest(manager.transactional_id, *ids, group)
@@ -234,17 +258,19 @@ class Transactions:
         manager.consumer_group_added(group)
         topics: dict[str, list[tuple[Any, ...]]] = {}
         for tp, (offset, mark) in offsets.items():
-            left = f"{self.transactional_id} {mark}"
-            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, left, {})
+            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, self._left(mark), {})
             topics.setdefault(tp.topic, []).append(entry)
         commit = TxnOffsetCommit(
-            manager.transactional_id, group, *ids, *self.member, [(topic, tps, {}) for topic, tps in topics.items()]
+            manager.transactional_id, group, *ids, *self._member(), [(topic, tps, {}) for topic, tps in topics.items()]
         )
 
         def codes(answer: Any) -> list[int]:
             return [code for _, partitions, _ in answer.topics for _, code, _ in partitions]
 
         await self._ask(CoordinationType.GROUP, group, commit, codes)
+
+    def _left(self, mark: str) -> str:
+        return str(Left(self.transactional_id, quote(self.member.member_id), mark))
 
     async def _ask(self, kind: CoordinationType, key: str, request: Any, codes: Codes) -> Any:
         """Ask a coordinator, until it answers without an error that may pass; the caller limits the time.
@@ -284,13 +310,29 @@ class Transactions:
             while True:
                 offset, left, code = await self._committed(source, stable=True)
                 if code == 0 and await self._are_closed(changelogs):
-                    return offset, left.partition(" ")[2]
+                    return offset, left.mark
                 if time.monotonic() > fence_at:
                     await self._fence_owner(source)
                     fence_at = math.inf
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
 
-    async def _committed(self, source: TopicPartition, *, stable: bool) -> tuple[int, str, int]:
+    async def claim(self, source: TopicPartition, offset: int, mark: str) -> None:
+        """Leave our name with a partition's offset: from now on a successor knows whom to fence.
+
+        No transaction does it: one that we are killed in would name nobody. Raises LostError, Kafka's errors, and
+        TimeoutError.
+        """
+        group, (generation, member_id, _) = self._kafka.group, self._member()
+        topics = [(source.topic, [(source.partition, offset, self._left(mark))])]
+        request = OffsetCommitRequest(group, generation, member_id, OffsetCommitRequest.DEFAULT_RETENTION_TIME, topics)
+
+        def codes(answer: Any) -> list[int]:
+            return [code for _, partitions in answer.topics for _, code in partitions]
+
+        async with asyncio.timeout(TRANSACTION_SECONDS):
+            await self._ask(CoordinationType.GROUP, group, request, codes)
+
+    async def _committed(self, source: TopicPartition, *, stable: bool) -> tuple[int, Left, int]:
         """Offset (-1: none), what was left with it, and an error code."""
         group = self._kafka.group
         request = OffsetFetch(group, [(source.topic, [source.partition], {})], stable)
@@ -301,16 +343,33 @@ class Transactions:
 
         answer = await self._ask(CoordinationType.GROUP, group, request, codes)
         _, offset, _, metadata, code, _ = answer.topics[0][1][0]
-        return offset, metadata or "", code
+        return offset, Left.of(metadata or ""), code
 
     async def _fence_owner(self, source: TopicPartition) -> None:
-        """Make the broker give up whatever the last owner has left open; without one it does so by itself, later."""
-        _, left, _ = await self._committed(source, stable=False)
-        owner = left.partition(" ")[0]
-        if owner.startswith(f"{self._kafka.group}-") and owner != self.transactional_id:
+        """Make the broker give up what the last owner has left open, unless that is a member of the group.
+
+        Members have ended their transactions before they were given new partitions; what is open may be the broker,
+        which has not written it down yet. And it gives up by itself, later, what nobody ends.
+        """
+        _, (owner, member_id, _), _ = await self._committed(source, stable=False)
+        if not owner.startswith(f"{self._kafka.group}-") or owner == self.transactional_id:
+            return
+        if member_id not in await self._members():
+            log.info("partition %d: what %s has left open is given up", source.partition, owner)
             fencing = self._make(owner)
             await fencing.start()
             await fencing.stop()
+
+    async def _members(self) -> set[str]:
+        """The quoted ids of the group's members, ours among them."""
+        group = self._kafka.group
+        request = DescribeGroupsRequest([group])
+
+        def codes(answer: Any) -> list[int]:
+            return [found[0] for found in answer.groups]
+
+        answer = await self._ask(CoordinationType.GROUP, group, request, codes)
+        return {quote(member[0]) for found in answer.groups for member in found[5]}
 
     async def _are_closed(self, changelogs: Sequence[TopicPartition]) -> bool:
         """Whether all that is in the changelogs is committed, or given up."""

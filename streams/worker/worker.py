@@ -178,7 +178,6 @@ class Worker:
         self.assigned = set()
         try:
             await asyncio.gather(*(partition.close() for partition in partitions))
-            await self._transactions.drain()
         except BaseException as error:  # noqa: BLE001  whatever it is, the process ends: a cancellation that came out
             self.fail(error)  # of here would end aiokafka's coordinator, and we would be in no group, for ever
         if partitions:

@@ -1,8 +1,7 @@
 """A partition is given to a worker and taken away again before its store is up to date: the store can be opened again, by the same process.
 
-How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free. And it is cancelled while its first
-commit is on its way: the rebalance waits for that, and goes on. (Once a cancellation came out of it, ended the group's coordinator in aiokafka, and the worker was in no group.)
-And at the moment when it has connected for the first time: aiokafka would forget that connection.
+How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free. And it is cancelled at the moment
+when it has connected for the first time: aiokafka would forget that connection.
 """
 
 import asyncio
@@ -20,7 +19,6 @@ from load import Load
 from livejobs.streams import config as configuration
 from livejobs.streams.config import Config
 from livejobs.streams.worker.commit import Partition, data_path
-from livejobs.streams.worker.transactions import Transactions
 from livejobs.tables import restore
 from livejobs.tables.store import Store
 
@@ -34,8 +32,8 @@ class NoTransactions:
     async def settled(self, _source: TopicPartition, _changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
         return -1, ""
 
-    async def commit(self, *_: Any) -> dict[TopicPartition, int]:
-        return {}
+    async def claim(self, *_: Any) -> None:
+        pass
 
 
 @pytest.mark.parametrize("bulk_records", [0, restore.BULK_RECORDS], ids=["in bulk", "as usual"])
@@ -47,33 +45,6 @@ def test_a_store_can_be_opened_again_whenever_its_opening_was_given_up(bulk_reco
     config = configuration.load(worker.config)
     given_up = [site.background.run(give_up(config, site.partitions, step * STEP_SECONDS, bulk_records)) for step in range(STEPS)]
     assert any(given_up)
-
-
-def test_a_rebalance_waits_for_the_commit_of_an_opening_that_was_given_up() -> None:
-    asyncio.run(asyncio.wait_for(give_up_a_commit(), 10))
-
-
-async def give_up_a_commit() -> None:
-    kafka = configuration.load(environ={}).kafka
-    transactions, begun, may_end = Transactions(kafka), asyncio.Event(), asyncio.Event()
-
-    async def transaction(group: Sequence[Any]) -> list[dict[TopicPartition, int]]:
-        begun.set()
-        await may_end.wait()
-        return [{} for _ in group]
-
-    with patch.object(transactions, "_transaction", transaction):
-        transactions._running = asyncio.create_task(transactions._run())
-        opening = asyncio.create_task(transactions.commit(TopicPartition("job-events", 0), 1, [], ""))
-        await begun.wait()
-        opening.cancel()
-        await asyncio.wait([opening])
-        draining = asyncio.create_task(transactions.drain())
-        done, _ = await asyncio.wait([draining], timeout=0.1)
-        assert not done
-        may_end.set()
-        await draining
-        transactions._running.cancel()
 
 
 def test_a_connection_is_closed_of_an_opening_that_was_given_up_meanwhile(site: Site) -> None:

@@ -1,0 +1,70 @@
+"""A successor fences who has left a transaction open, and is gone. It fences no other: a worker that lives would end, with all of its partitions.
+
+How: a worker is killed in its very first transaction for a partition that another one had before. And a transaction of a stranger's holds the changelogs open, as a
+broker does that is slow to write down an end, while the partitions of a worker that lives are taken over.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaProducer
+from harness import Site, WorkerProcess
+from load import Traffic
+from patched import patched
+from verdict import verdict
+
+OPEN_SECONDS = 4.0
+"""Longer than a successor waits before it fences."""
+
+
+def has(worker: WorkerProcess, least: int, most: int) -> WorkerProcess:
+    """Return when it has so many partitions at work."""
+    return worker.poll("/metrics", lambda _status, _body: least <= worker.metric("livejobs_partitions_ready") <= most)
+
+
+def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -> None:
+    with Traffic(site, 71) as traffic:
+        steady = has(site.start("steady"), site.partitions, site.partitions)
+        traffic.assert_flows()
+        killed = site.start("killed", command=patched("kill=inside:1"))
+        assert killed.wait() < 0
+        third = has(site.start("third"), 1, site.partitions - 1)
+        has(steady, 1, site.partitions - 1)
+        traffic.assert_flows()
+        steady.assert_running()
+    assert "is given up" in third.output() + steady.output()
+    verdict(site, traffic)
+
+
+@asynccontextmanager
+async def held_open(site: Site) -> AsyncIterator[None]:
+    """A transaction that has written into each partition of `jobs`; in the end it is aborted."""
+    producer = AIOKafkaProducer(bootstrap_servers=site.config.kafka.brokers, transactional_id=f"{site.config.kafka.group}.stranger")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for number in range(site.partitions):
+            await producer.send_and_wait(site.config.kafka.jobs_topic, b"{", key=b"[]", partition=number)
+        yield
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+
+
+def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) -> None:
+    with Traffic(site, 72) as traffic:
+        steady = has(site.start("steady"), site.partitions, site.partitions)
+        traffic.assert_flows()
+        held = held_open(site)
+        site.background.run(held.__aenter__())
+        second = site.start("second")
+        second.poll("/metrics", lambda _status, _body: second.metric("livejobs_partitions_assigned") > 0)
+        time.sleep(OPEN_SECONDS)  # so long it is held
+        assert second.metric("livejobs_partitions_ready") == 0
+        site.background.run(held.__aexit__(None, None, None))
+        has(second, 1, site.partitions - 1)
+        has(steady, 1, site.partitions - 1)
+        traffic.assert_flows()
+    assert "is given up" not in second.output() + steady.output()
+    verdict(site, traffic)
