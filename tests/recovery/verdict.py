@@ -7,6 +7,7 @@ from typing import Protocol
 
 from harness import SECONDS, STOP_SECONDS_MAX, Site
 
+VERIFY_SECONDS = 120.0
 VERIFY = [sys.executable, "-c", "from livejobs.streams.cli import main; main()", "verify", "--json", "--config"]
 
 
@@ -22,7 +23,7 @@ def verdict(site: Site, *sent: Expected, seconds: float = 2 * SECONDS, not_check
     That is: nothing waits; a message of ours into each partition is applied; the workers end in time; `livejobs verify` finds no difference, the model none; no
     version went down; the counts are those that the generator meant.
 
-    `seconds` is how long the backlog may take; `not_checked` is how many regressions `livejobs verify` may leave out.
+    `seconds` is how long the backlog may take, and what `livejobs verify` reads; `not_checked` is how many regressions that may leave out.
     """
     site.wait_for_no_lag(seconds)
     for number in range(site.partitions):
@@ -32,15 +33,15 @@ def verdict(site: Site, *sent: Expected, seconds: float = 2 * SECONDS, not_check
     for worker in running:
         code, stop_seconds = worker.stop()
         assert (code, stop_seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
-    verified(site, not_checked)
+    verified(site, not_checked, max(seconds, VERIFY_SECONDS))
     site.assert_as_the_model()
     for expected in sent:
         expected.assert_counts(site)
 
 
-def verified(site: Site, not_checked: int = 0) -> None:
+def verified(site: Site, not_checked: int = 0, seconds: float = VERIFY_SECONDS) -> None:
     """What the real command says of the topics."""
-    done = subprocess.run([*VERIFY, str(site.config_file)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*VERIFY, str(site.config_file)], capture_output=True, text=True, check=False, timeout=seconds)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"], report
