@@ -209,7 +209,7 @@ def test_all_at_once_and_for_long(broker: Broker, tmp_path: Path, soak: bool) ->
             chaos.step()
             used.append(use_of(site, steady, site.disk("steady")))
             if time.monotonic() > checked_at + CHECK_SECONDS:
-                verified(site, not_checked=10**9)
+                verified(site, not_checked=10**9, seconds=CHECK_SECONDS)
                 cut(site, safe)
                 checked_at, safe = time.monotonic(), site.committed()
                 _say(begin, used, chaos)
@@ -217,7 +217,7 @@ def test_all_at_once_and_for_long(broker: Broker, tmp_path: Path, soak: bool) ->
         ended = True
         assert sending.result(SECONDS_MAX) > 0
         wait_until_applied(site)
-        verified(site, not_checked=10**9)
+        verified(site, not_checked=10**9, seconds=CHECK_SECONDS)
         steady.assert_running()
         versions.stop()
         _say(begin, used, chaos)
