@@ -34,6 +34,7 @@ class Comparison:
         latest = await self._partition.latest()
         for key in self._partition.names():
             self._compare_regression(key, latest)
+            await asyncio.sleep(0)  # what is on its way to us must not time out
         self._report.add(self._orphans())
         await self._settle_ahead()
 
