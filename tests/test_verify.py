@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -398,23 +397,6 @@ def test_a_group_without_offsets_has_folded_nothing(make_config: MakeConfig) -> 
     asyncio.run(send_history(config, 0, 1))
     report = verify.run(config)
     assert (report.ok, report.events, report.checked, report.not_checked) == (True, 0, 0, 0)
-
-
-def test_a_consumer_that_ends_badly_spoils_no_report(make_config: MakeConfig, tmp_path: Path) -> None:
-    """As aiokafka's does when a fetch has just failed: its `stop` is cancelled by its own task."""
-    config = make_config(SIGS)
-    with running_worker(config, tmp_path):
-        asyncio.run(send_history(config, 0, 1))
-        asyncio.run(folded(config))
-    stop = AIOKafkaConsumer.stop
-
-    async def stop_badly(consumer: AIOKafkaConsumer) -> None:
-        await stop(consumer)
-        raise asyncio.CancelledError
-
-    with patch.object(AIOKafkaConsumer, "stop", stop_badly):
-        report = verify.run(config)
-    assert (report.ok, report.checked) == (True, 1)
 
 
 def test_a_system_under_load_is_clean(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
@@ -20,10 +21,10 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
 
     Reads the files that the configuration names, now: a changed password file is seen at the next start. Raises
     ConfigError when one can't be read or used. From now on aiokafka's log says clearly why it can't connect, and
-    nothing of a login; a connection that is gone is one, whatever the event loop makes of it; and none is left open by
-    a start that is given up.
+    nothing of a login; a connection that is gone is one, whatever the event loop makes of it; none is left open by a
+    start that is given up; and a consumer stops, whatever its fetches do.
     """
-    AIOKafkaConnection.send, AIOKafkaClient.bootstrap = _send, _bootstrap
+    AIOKafkaConnection.send, AIOKafkaClient.bootstrap, Fetcher.close = _send, _bootstrap, _close
     for name in ("aiokafka", "aiokafka.conn", "asyncio"):
         logging.getLogger(name).addFilter(_say_clearly)  # once, however often
     options: dict[str, Any] = {
@@ -80,6 +81,23 @@ async def _bootstrap(self: AIOKafkaClient) -> None:
 async def _close_after(connecting: asyncio.Future[None], client: AIOKafkaClient) -> None:
     await asyncio.wait([connecting])
     await client.close()
+
+
+_aiokafkas_close = Fetcher.close
+
+
+async def _close(self: Fetcher) -> None:
+    """End the fetches first, each however it ends.
+
+    One that has just failed waits a little before it is over. aiokafka cancels that, and then takes the end of the wait
+    for one of its own: `stop` would raise CancelledError, though nobody cancelled it.
+    """
+    self._fetch_task.cancel()
+    for fetch in self._pending_tasks:
+        fetch.cancel()
+    await asyncio.wait([self._fetch_task, *self._pending_tasks])
+    self._pending_tasks.clear()
+    await _aiokafkas_close(self)
 
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
@@ -169,9 +187,10 @@ def _say_clearly(record: logging.LogRecord) -> bool:
 
 _SEE_LIMITS = "is over its limit; compare max.message.bytes: livejobs topics check"
 _SEE_RIGHTS = "see deploy/acls.sh --worker"
+_TAKEN_OVER = "another worker has taken its partitions over"
 ENDS: dict[type[BaseException], str] = {
-    errors.ProducerFenced: "another worker has taken its partitions over",
-    errors.InvalidProducerEpoch: "another worker has taken its partitions over",
+    errors.ProducerFenced: _TAKEN_OVER,
+    errors.InvalidProducerEpoch: _TAKEN_OVER,
     errors.KafkaConnectionError: "no broker answers",
     TimeoutError: "the broker has not answered in time",
     errors.MessageSizeTooLargeError: f"a record that it writes {_SEE_LIMITS}",

@@ -12,7 +12,6 @@ left out and counted, for the fold may rightly give something else than what oth
 """
 
 import asyncio
-import contextlib
 import tempfile
 from pathlib import Path
 
@@ -81,8 +80,7 @@ async def _run(config: Config, progress: Progress) -> Report:
         raise VerifyError(f"the Kafka broker at {kafka.brokers} refuses: {error!r}") from error
     finally:
         for stop in (reader.stop, ends.stop, admin.close):
-            with contextlib.suppress(asyncio.CancelledError):  # out of a fetch of aiokafka's that had just failed
-                await stop()
+            await stop()
     return report
 
 

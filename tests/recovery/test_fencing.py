@@ -5,8 +5,8 @@ broker does that is slow to write down an end, while the partitions of a worker 
 """
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiokafka import AIOKafkaProducer
 from harness import Site, WorkerProcess
@@ -37,32 +37,35 @@ def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -
     verdict(site, traffic)
 
 
-@asynccontextmanager
-async def held_open(site: Site) -> AsyncIterator[None]:
+@contextmanager
+def held_open(site: Site) -> Iterator[None]:
     """A transaction that has written into each partition of `jobs`; in the end it is aborted."""
+    producer = site.background.run(write_into_a_transaction(site))
+    try:
+        yield
+        site.background.run(producer.abort_transaction())
+    finally:
+        site.background.run(producer.stop())
+
+
+async def write_into_a_transaction(site: Site) -> AIOKafkaProducer:
     producer = AIOKafkaProducer(bootstrap_servers=site.config.kafka.brokers, transactional_id=f"{site.config.kafka.group}.stranger")
     await producer.start()
-    try:
-        await producer.begin_transaction()
-        for number in range(site.partitions):
-            await producer.send_and_wait(site.config.kafka.jobs_topic, b"{", key=b"[]", partition=number)
-        yield
-        await producer.abort_transaction()
-    finally:
-        await producer.stop()
+    await producer.begin_transaction()
+    for number in range(site.partitions):
+        await producer.send_and_wait(site.config.kafka.jobs_topic, b"{", key=b"[]", partition=number)
+    return producer
 
 
 def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) -> None:
     with Traffic(site, 72) as traffic:
         steady = has(site.start("steady"), site.partitions, site.partitions)
         traffic.assert_flows()
-        held = held_open(site)
-        site.background.run(held.__aenter__())
-        second = site.start("second")
-        second.poll("/metrics", lambda _status, _body: second.metric("livejobs_partitions_assigned") > 0)
-        time.sleep(OPEN_SECONDS)  # so long it is held
-        assert second.metric("livejobs_partitions_ready") == 0
-        site.background.run(held.__aexit__(None, None, None))
+        with held_open(site):
+            second = site.start("second")
+            second.poll("/metrics", lambda _status, _body: second.metric("livejobs_partitions_assigned") > 0)
+            time.sleep(OPEN_SECONDS)  # so long it is held
+            assert second.metric("livejobs_partitions_ready") == 0
         has(second, 1, site.partitions - 1)
         has(steady, 1, site.partitions - 1)
         traffic.assert_flows()

@@ -1,7 +1,8 @@
 """A partition is given to a worker and taken away again before its store is up to date: the store can be opened again, by the same process.
 
 How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free. And it is cancelled at the moment
-when it has connected for the first time: aiokafka would forget that connection.
+when it has connected for the first time: aiokafka would forget that connection. And its consumer is stopped when a fetch has just failed: aiokafka would say that
+somebody cancelled us.
 """
 
 import asyncio
@@ -11,13 +12,15 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import RequestTimedOutError
 from harness import Site
 from load import Load
 
 from livejobs.streams import config as configuration
 from livejobs.streams.config import Config
+from livejobs.streams.kafka.client import client_options
 from livejobs.streams.worker.commit import Partition, data_path
 from livejobs.tables import restore
 from livejobs.tables.store import Store
@@ -67,6 +70,27 @@ async def give_up_a_connection(config: Config, partitions: int) -> None:
         await asyncio.wait([opening])
         assert opening.cancelled()
         await asyncio.wait_for(made[0]._closed_fut, 10)
+
+
+def test_a_consumer_stops_when_a_fetch_has_just_failed(site: Site) -> None:
+    site.background.run(stop_after_a_failed_fetch(site.config))
+
+
+async def stop_after_a_failed_fetch(config: Config) -> None:
+    failed = asyncio.Event()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        failed.set()
+        raise RequestTimedOutError
+
+    consumer = AIOKafkaConsumer(**client_options(config.kafka), retry_backoff_ms=60_000)
+    await consumer.start()
+    events = TopicPartition(config.kafka.events_topic, 0)
+    consumer.assign([events])
+    consumer.seek(events, 0)
+    with patch.object(consumer._client, "send", fail):
+        await asyncio.wait_for(failed.wait(), 10)
+    await asyncio.wait_for(consumer.stop(), 10)
 
 
 def refuse(error: BaseException) -> None:
