@@ -247,6 +247,8 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
     )
     try:
         await consumer.start()
+        # At once: aiokafka would ask for each when it comes to it, and wait for 100 ms more.
+        await consumer._client.set_topics(names)  # noqa: SLF001
         # Before it begins to fetch: it would make us wait for its long polls.
         first = (await consumer.beginning_offsets([source_tp]))[source_tp]
         end = (await consumer.end_offsets([source_tp]))[source_tp]

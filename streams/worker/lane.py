@@ -16,6 +16,7 @@ import faust
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from faust.serializers.codecs import Codec
+from faust.tables.manager import TableManager
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP, ConsumerMessage
 
@@ -238,6 +239,14 @@ class LaneTransport(Transport):
     Producer = LaneProducer
 
 
+class LaneTables(TableManager):
+    """Faust's own tables, of which there are none: it would give them a second to be registered at each start."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class LaneApp(faust.App):
     """A Faust app whose consumer is the batch lane; `owner` is set before it starts."""
 
@@ -256,6 +265,7 @@ def faust_settings(config: Any) -> dict[str, Any]:
         "web_enabled": False,
         "topic_allow_declare": False,
         "topic_disable_leader": True,
+        "TableManager": LaneTables,
         "table_standby_replicas": 0,
         "stream_wait_empty": False,
         "stream_recovery_delay": 0.0,

@@ -23,6 +23,8 @@ FLAT_FACTOR = 4
 """An event of the second half of a backlog may cost so much more than one of the first: caches fill, rows are read from disk."""
 SILENCE_SECONDS = 4.0
 FAST = 100_000.0
+LONG = 1_000_000, 400
+"""Messages and regressions: at each fail the model looks at all fails of its regression."""
 
 
 def peak_mib(worker: WorkerProcess) -> float:
@@ -39,7 +41,7 @@ def cpu_seconds(worker: WorkerProcess) -> float:
 
 def test_a_backlog_is_worked_off_in_bounded_memory_and_times_nothing_out(broker: Broker, tmp_path: Path, soak: bool) -> None:
     """All jobs have ended in the log before any worker comes, later than the silence that would time them out."""
-    load = Load("flood", 1_000_000 if soak else 40_000, 40)
+    load = Load("flood", *(LONG if soak else (40_000, 40)))
     ended = {name for name, expected in load.expected.items() if expected["status"] == "COMPLETE"}
     sigs = {**SIGS, "autotimeouthours": SILENCE_SECONDS / HOUR}
     with Site(broker.bootstrap, tmp_path, sigs, partitions=4, tickseconds=0.1) as site:
@@ -63,10 +65,9 @@ def test_a_backlog_is_worked_off_in_bounded_memory_and_times_nothing_out(broker:
 
 def test_a_worker_that_is_slower_than_its_publishers(broker: Broker, tmp_path: Path, soak: bool) -> None:
     """The backlog grows while it works; its ticks stand behind the backlog, one at a time."""
-    load = Load("behind", 1_000_000 if soak else 30_000, 20)
+    load = Load("behind", *(LONG if soak else (30_000, 20)))
     sigs = {**SIGS, "autotimeouthours": SILENCE_SECONDS / HOUR}
-    # The model looks at all live jobs at each tick: the longer it takes, the fewer of them.
-    with Site(broker.bootstrap, tmp_path, sigs, partitions=1, tickseconds=1.0 if soak else 0.02) as site:
+    with Site(broker.bootstrap, tmp_path, sigs, partitions=1, tickseconds=0.02) as site:
         worker = site.start().ready()
         sending = Publisher(site, "flood").start((Item(kind, name.encode(), body) for kind, name, body in load.messages), FAST)
         sending.result(600)
