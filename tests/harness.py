@@ -151,10 +151,11 @@ class Reader:
         self._news = threading.Condition()
         self._positions: dict[TopicPartition, int] = {}
         self._stopped = False
-        self._consumer = background.run(self._open())
+        self._consumer, self._ends = background.run(self._open())
         self._pumping = background.start(self._pump())
 
-    async def _open(self) -> AIOKafkaConsumer:
+    async def _open(self) -> tuple[AIOKafkaConsumer, AIOKafkaConsumer]:
+        """Who reads, and who asks for ends: the first one's questions would wait for messages, too."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka.brokers,
             isolation_level="read_committed",
@@ -163,11 +164,13 @@ class Reader:
             fetch_max_wait_ms=250,
             max_partition_fetch_bytes=4 << 20,
         )
-        await consumer.start()
+        ends = AIOKafkaConsumer(bootstrap_servers=self._kafka.brokers, isolation_level="read_committed")
+        for one in (consumer, ends):
+            await one.start()
         consumer.assign(
             [TopicPartition(name, number) for name in self._topics for number in range(self._kafka.partitions)]
         )
-        return consumer
+        return consumer, ends
 
     async def _pump(self) -> None:
         consumer = self._consumer
@@ -201,7 +204,7 @@ class Reader:
         """Return when all that was committed before this call has been read."""
         names = {topic.name for topic in topics or self._topics.values()}
         tps = [tp for tp in self._consumer.assignment() if tp.topic in names]
-        ends = self._background.run(self._consumer.end_offsets(tps))
+        ends = self._background.run(self._ends.end_offsets(tps))
         self.wait_for(lambda: all(self._positions.get(tp, -1) >= ends[tp] for tp in tps), seconds)
 
     def close(self) -> None:
@@ -209,7 +212,8 @@ class Reader:
         self._stopped = True
         with contextlib.suppress(Exception):  # whoever waited has seen it
             self._pumping.result()
-        self._background.run(self._consumer.stop())
+        for consumer in (self._consumer, self._ends):
+            self._background.run(consumer.stop())
 
 
 COMMAND = (sys.executable, "-c", "from livejobs.streams.cli import main; main()")
