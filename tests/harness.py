@@ -155,7 +155,10 @@ class Reader:
         self._pumping = background.start(self._pump())
 
     async def _open(self) -> tuple[AIOKafkaConsumer, AIOKafkaConsumer]:
-        """Who reads, and who asks for ends: the first one's questions would wait for messages, too."""
+        """Who reads, and who asks for ends: the first one's questions would wait for messages, too.
+
+        The ends are those of all that is written: a transaction is committed, and seen so in one partition, a moment before it is in all.
+        """
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka.brokers,
             isolation_level="read_committed",
@@ -164,7 +167,7 @@ class Reader:
             fetch_max_wait_ms=250,
             max_partition_fetch_bytes=4 << 20,
         )
-        ends = AIOKafkaConsumer(bootstrap_servers=self._kafka.brokers, isolation_level="read_committed")
+        ends = AIOKafkaConsumer(bootstrap_servers=self._kafka.brokers)
         for one in (consumer, ends):
             await one.start()
         consumer.assign(
@@ -201,7 +204,7 @@ class Reader:
             return answer
 
     def read_to_the_end(self, *topics: Topic, seconds: float = READ_SECONDS_MAX) -> None:
-        """Return when all that was committed before this call has been read."""
+        """Return when all that was written before this call has been read, or passed over because it was aborted."""
         names = {topic.name for topic in topics or self._topics.values()}
         tps = [tp for tp in self._consumer.assignment() if tp.topic in names]
         ends = self._background.run(self._ends.end_offsets(tps))
