@@ -18,19 +18,20 @@ OPEN_SECONDS = 4.0
 """Longer than a successor waits before it fences."""
 
 
-def has(worker: WorkerProcess, least: int, most: int) -> WorkerProcess:
-    """Return when it has so many partitions at work."""
-    return worker.poll("/metrics", lambda _status, _body: least <= worker.metric("livejobs_partitions_ready") <= most)
+def all_ready(site: Site, *workers: WorkerProcess) -> bool:
+    """Whether they have all partitions at work, and each has some."""
+    ready = [worker.metric("livejobs_partitions_ready") for worker in workers]
+    return min(ready) > 0 and sum(ready) == site.partitions
 
 
 def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -> None:
     with Traffic(site, 71) as traffic:
-        steady = has(site.start("steady"), site.partitions, site.partitions)
+        steady = site.start("steady").ready()
         traffic.assert_flows()
         killed = site.start("killed", command=patched("kill=inside:1"))
         assert killed.wait() < 0
-        third = has(site.start("third"), 1, site.partitions - 1)
-        has(steady, 1, site.partitions - 1)
+        third = site.start("third")
+        third.poll("/metrics", lambda _status, _body: all_ready(site, steady, third))
         traffic.assert_flows()
         steady.assert_running()
     assert "is given up" in third.output() + steady.output()
@@ -59,15 +60,14 @@ async def write_into_a_transaction(site: Site) -> AIOKafkaProducer:
 
 def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) -> None:
     with Traffic(site, 72) as traffic:
-        steady = has(site.start("steady"), site.partitions, site.partitions)
+        steady = site.start("steady").ready()
         traffic.assert_flows()
         with held_open(site):
             second = site.start("second")
             second.poll("/metrics", lambda _status, _body: second.metric("livejobs_partitions_assigned") > 0)
             time.sleep(OPEN_SECONDS)  # so long it is held
             assert second.metric("livejobs_partitions_ready") == 0
-        has(second, 1, site.partitions - 1)
-        has(steady, 1, site.partitions - 1)
+        second.poll("/metrics", lambda _status, _body: all_ready(site, steady, second))
         traffic.assert_flows()
     assert "is given up" not in second.output() + steady.output()
     verdict(site, traffic)
