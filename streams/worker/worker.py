@@ -64,6 +64,7 @@ class Worker:
         self.watchdog = Watchdog(self)
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
+        self._closing = asyncio.Lock()
         self._transactions = Transactions(config.kafka)
         self._connected: asyncio.Task[None] | None = None
         self._ticks: AIOKafkaProducer | None = None
@@ -169,19 +170,24 @@ class Worker:
             self.opening.pop(number, None)
 
     async def close_all(self) -> None:
-        """Give all partitions back: what is at work is finished first."""
-        opening = list(self._opening)
-        for task in opening:
-            task.cancel()
-        await asyncio.gather(*opening, return_exceptions=True)
-        partitions, self.ready = list(self.ready.values()), {}
-        self.assigned = set()
-        try:
-            await asyncio.gather(*(partition.close() for partition in partitions))
-        except BaseException as error:  # noqa: BLE001  whatever it is, the process ends: a cancellation that came out
-            self.fail(error)  # of here would end aiokafka's coordinator, and we would be in no group, for ever
-        if partitions:
-            give_back_memory()
+        """Give all partitions back: what is at work is finished first, also where they are being given back already.
+
+        A rebalance while the worker stops must not join the group's next generation before: it would end the last
+        transaction of this one.
+        """
+        async with self._closing:
+            opening = list(self._opening)
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+            partitions, self.ready = list(self.ready.values()), {}
+            self.assigned = set()
+            try:
+                await asyncio.gather(*(partition.close() for partition in partitions))
+            except BaseException as error:  # noqa: BLE001  whatever it is, the process ends: a cancellation that came
+                self.fail(error)  # out of here would end aiokafka's coordinator, and we would be in no group, for ever
+            if partitions:
+                give_back_memory()
 
     # ------------------------------------------------------------------ what the watchdog asks, from its thread
 

@@ -160,6 +160,16 @@ def join_while_leaving() -> None:
     leave, LaneConsumer.leave = LaneConsumer.leave, leave_late  # type: ignore[method-assign]
 
 
+def begin_late(seconds: float) -> None:
+    """Let each transaction take so much longer."""
+
+    async def begin_transaction(producer: AIOKafkaProducer) -> None:
+        await asyncio.sleep(seconds)
+        await begin(producer)
+
+    begin, AIOKafkaProducer.begin_transaction = AIOKafkaProducer.begin_transaction, begin_transaction
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
     "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
     "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
@@ -167,6 +177,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "nobody": lambda _: be_nobody_at_the_disk(),
     "open": lambda _: hang_at_open(),
     "join": lambda _: join_while_leaving(),
+    "late": lambda argument: begin_late(float(argument)),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),
 }

@@ -1,7 +1,7 @@
 """Workers join, leave, die and are replaced one by one, under load: partitions move, and the records are exact.
 
 How: three workers are restarted one after the other (SIGTERM), as in an upgrade, with and without static membership; one is killed; and workers come and go faster than
-they can restore, from one to four to two. And one stops while a rebalance that is under way gives it partitions.
+they can restore, from one to four to two. And one stops while a rebalance takes its partitions, and while one that is under way gives it some.
 """
 
 import random
@@ -68,6 +68,21 @@ def test_workers_come_and_go_faster_than_they_restore(site: Site, soak: bool) ->
                     assert seconds < STOP_SECONDS_MAX, worker.tail()
         await_shares(*workers)
         traffic.assert_flows()
+    verdict(site, traffic)
+
+
+def test_a_worker_whose_partitions_are_taken_while_it_stops(site: Site) -> None:
+    """Its last transaction takes longer than it needs to hear that another one has left: it rejoins only behind it."""
+    with Traffic(site, 53) as traffic:
+        workers = [site.start("late", command=patched("late=2")), site.start("leaves")]
+        await_shares(*workers)
+        traffic.assert_flows()
+        for worker in workers:
+            worker.expected_to_run = False
+            worker.process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            assert worker.wait() == 0, worker.tail()
+        site.start("next").ready()
     verdict(site, traffic)
 
 
