@@ -10,6 +10,7 @@ most TICK_ROWS), and sealing drops all rows of a regression at once. Histories s
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -456,7 +457,7 @@ def fold(rows: list[Row]) -> dict[str, Any]:
         "first_start": None if first is None else to_text(first),
         "last_finish": None if last is None else to_text(last),
         "duration_ms": None if first is None or last is None else last - first,
-        "signatures": {name: names.count(name) for name in names},
+        "signatures": dict(Counter(names)),
     }
 
 
