@@ -404,6 +404,17 @@ class Site:
         self.workers.append(process)
         return process
 
+    def await_shares(self, *workers: WorkerProcess) -> None:
+        """Return when these workers have all partitions at work, each at least one."""
+        deadline = time.monotonic() + 2 * SECONDS
+        while True:
+            self._assert_running()
+            shares = [worker.metric("livejobs_partitions_ready") for worker in workers]
+            if min(shares) > 0 and sum(shares) == self.partitions:
+                return
+            assert time.monotonic() < deadline, f"{shares} of {self.partitions} partitions"
+            time.sleep(0.02)
+
     def disk(self, name: str = "worker") -> Path:
         """Where the worker of that name keeps its state."""
         return self.folder / f"{name}.data"

@@ -34,6 +34,8 @@ IDLE_COMMIT_SECONDS = 5.0
 """Messages that changed nothing (ticks) are acknowledged together, at least this often."""
 SLICE_RECORDS = 500
 """Messages folded in one go: some 2 ms."""
+COMMIT_RECORDS_MAX = 8_000
+"""Messages of a partition that one transaction takes, and a slice: what waits behind them is for the next one."""
 
 
 class Partition:
@@ -66,6 +68,7 @@ class Partition:
         self.committed_offset = source
         self.committed_at = self.moved_at = time.monotonic()  # moved: began a commit, or got the first messages
         self.waiting: list[Record] = []  # fetched, and not folded
+        self._called = False  # `apply` is at work, or will be
         self.queued_records = 0  # those, and the ones that are not committed
         self._folded_records = 0  # of no transaction yet
         self._folded_ms = 0  # broker time of the last one
@@ -111,7 +114,8 @@ class Partition:
     def add(self, records: list[Record]) -> bool:
         """Take in fetched messages; returns whether `apply` must be called for them.
 
-        What comes while others are waiting joins them: the busier a worker is, the larger its transactions.
+        What comes while it is at work joins what is waiting: the busier a worker is, the larger its transactions. It
+        is never called twice: Faust takes a partition whose calls pile up for one that can't follow, and pauses it.
         """
         self.fetch_offset = records[-1].offset + 1
         if not self.queued_records:
@@ -119,9 +123,16 @@ class Partition:
         self.queued_records += len(records)
         if self.waiting:
             self.waiting += records
-            return False
-        self.waiting = records
-        return True
+        else:
+            self.waiting = records  # itself: whoever else still holds this list lets go of what is folded, too
+        called, self._called = self._called, True
+        return not called
+
+    @property
+    def joins_next(self) -> bool:
+        """Whether it has messages for the transaction that begins next, and none of its own on its way."""
+        pending = bool(self.waiting or self._folded_records) and not self.closed
+        return pending and (self._on_its_way is None or self._on_its_way.done())
 
     async def apply(self) -> None:
         """Fold the messages that are waiting, and let them be committed: the last commit may be still on its way."""
@@ -130,13 +141,14 @@ class Partition:
             while self.waiting and not self.closed:
                 with self._store.explained():
                     more = True
-                    while more and self.waiting:
+                    while more and self.waiting and self._folded_records < COMMIT_RECORDS_MAX:
                         more = self._fold_slice()
                         await asyncio.sleep(0)  # a transaction on its way needs its turns, too
                     await self._settled()
                     if more and self.waiting:
                         self._fold_slice()  # of what came meanwhile
                     self._commit(idle=False)
+            self._called = False
 
     def _fold_slice(self) -> bool:
         """Fold the next messages; False: what `Fold.take` gives must be written out first."""

@@ -41,7 +41,8 @@ from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 PAUSE_SECONDS = 0.01
 """From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
 JOIN_SECONDS = 0.001
-"""From then on, for all whose turn it is to fold what they have and to join."""
+JOIN_SECONDS_MAX = 0.02
+"""From then on, for all that have messages to fold them and to join: looked at so often, waited for no longer."""
 TRANSACTION_SECONDS = 30.0
 ABORT_SECONDS = 2.0
 SETTLED_SECONDS = 90.0
@@ -108,10 +109,13 @@ class _Commit:
 
 
 class Transactions:
-    """The transactional producer of a worker. `member` must be set before the first commit."""
+    """The transactional producer of a worker; `joining` says whether any of its partitions is about to commit.
 
-    def __init__(self, kafka: Kafka) -> None:
-        self._kafka = kafka
+    `member` must be set before the first commit.
+    """
+
+    def __init__(self, kafka: Kafka, joining: Callable[[], bool]) -> None:
+        self._kafka, self._joining = kafka, joining
         self.transactional_id = f"{kafka.group}-{uuid.uuid4()}"
         self.member = Member(-1, "", None)
         self._waiting: list[_Commit] = []
@@ -172,7 +176,7 @@ class Transactions:
             while True:
                 await self._came.wait()
                 await self.turn()
-                await asyncio.sleep(JOIN_SECONDS)
+                await self._join()
                 self._came.clear()
                 self._group, self._waiting = self._waiting, []
                 self._began_at = time.monotonic()
@@ -188,6 +192,14 @@ class Transactions:
             for commit in self._group + self._waiting:
                 if not commit.done.done():
                     commit.done.set_exception(error)
+
+    async def _join(self) -> None:
+        """Wait for the partitions that can be in the next transaction: left out, they would wait for one more."""
+        deadline = time.monotonic() + JOIN_SECONDS_MAX
+        while True:
+            await asyncio.sleep(JOIN_SECONDS)
+            if not self._joining() or time.monotonic() > deadline:
+                return
 
     async def _transaction(self, group: Sequence[_Commit]) -> list[Ends]:
         producer = self._producer

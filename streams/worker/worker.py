@@ -65,7 +65,9 @@ class Worker:
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
         self._closing = asyncio.Lock()
-        self._transactions = Transactions(config.kafka)
+        self._transactions = Transactions(
+            config.kafka, lambda: any(partition.joins_next for partition in self.ready.values())
+        )
         self._connected: asyncio.Task[None] | None = None
         self._ticks: AIOKafkaProducer | None = None
         self.stopping = False

@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from livejobs.streams import cli
-from livejobs.streams.worker import watchdog
+from livejobs.streams.worker import transactions, watchdog
 from livejobs.streams.worker.commit import Partition
 from livejobs.streams.worker.lane import LaneConsumer, LaneThread
 from livejobs.tables.store import Store
@@ -170,6 +171,27 @@ def begin_late(seconds: float) -> None:
     begin, AIOKafkaProducer.begin_transaction = AIOKafkaProducer.begin_transaction, begin_transaction
 
 
+def begin_seldom(seconds: float) -> None:
+    """Let so much time pass between transactions, as on a busy machine; end when calls of a partition's agent pile up."""
+    calls: Counter[Partition] = Counter()
+
+    def add(partition: Partition, records: list[Any]) -> bool:
+        call = take_in(partition, records)
+        calls[partition] += call
+        if calls[partition] > 1:
+            sys.stderr.write(f"partition {partition.number} is called again\n")
+            os._exit(1)
+        return call
+
+    async def apply(partition: Partition) -> None:
+        await work(partition)
+        calls[partition] -= 1
+
+    transactions.PAUSE_SECONDS = seconds
+    take_in, Partition.add = Partition.add, add  # type: ignore[method-assign]
+    work, Partition.apply = Partition.apply, apply  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
     "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
     "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
@@ -178,6 +200,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "open": lambda _: hang_at_open(),
     "join": lambda _: join_while_leaving(),
     "late": lambda argument: begin_late(float(argument)),
+    "seldom": lambda argument: begin_seldom(float(argument)),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),
 }

@@ -9,19 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiokafka import AIOKafkaProducer
-from harness import Site, WorkerProcess
+from harness import Site
 from load import Traffic
 from patched import patched
 from verdict import verdict
 
 OPEN_SECONDS = 4.0
 """Longer than a successor waits before it fences."""
-
-
-def all_ready(site: Site, *workers: WorkerProcess) -> bool:
-    """Whether they have all partitions at work, and each has some."""
-    ready = [worker.metric("livejobs_partitions_ready") for worker in workers]
-    return min(ready) > 0 and sum(ready) == site.partitions
 
 
 def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -> None:
@@ -31,7 +25,7 @@ def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -
         killed = site.start("killed", command=patched("kill=inside:1"))
         assert killed.wait() < 0
         third = site.start("third")
-        third.poll("/metrics", lambda _status, _body: all_ready(site, steady, third))
+        site.await_shares(steady, third)
         traffic.assert_flows()
         steady.assert_running()
     assert "is given up" in third.output() + steady.output()
@@ -41,21 +35,21 @@ def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -
 @contextmanager
 def held_open(site: Site) -> Iterator[None]:
     """A transaction that has written into each partition of `jobs`; in the end it is aborted."""
-    producer = site.background.run(write_into_a_transaction(site))
+    kafka = site.config.kafka
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.brokers, transactional_id=f"{kafka.group}.stranger")
     try:
+        site.background.run(write_into_a_transaction(producer, kafka.jobs_topic, site.partitions))
         yield
         site.background.run(producer.abort_transaction())
     finally:
         site.background.run(producer.stop())
 
 
-async def write_into_a_transaction(site: Site) -> AIOKafkaProducer:
-    producer = AIOKafkaProducer(bootstrap_servers=site.config.kafka.brokers, transactional_id=f"{site.config.kafka.group}.stranger")
+async def write_into_a_transaction(producer: AIOKafkaProducer, topic: str, partitions: int) -> None:
     await producer.start()
     await producer.begin_transaction()
-    for number in range(site.partitions):
-        await producer.send_and_wait(site.config.kafka.jobs_topic, b"{", key=b"[]", partition=number)
-    return producer
+    for number in range(partitions):
+        await producer.send_and_wait(topic, b"{", key=b"[]", partition=number)
 
 
 def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) -> None:
@@ -67,7 +61,7 @@ def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) ->
             second.poll("/metrics", lambda _status, _body: second.metric("livejobs_partitions_assigned") > 0)
             time.sleep(OPEN_SECONDS)  # so long it is held
             assert second.metric("livejobs_partitions_ready") == 0
-        second.poll("/metrics", lambda _status, _body: all_ready(site, steady, second))
+        site.await_shares(steady, second)
         traffic.assert_flows()
     assert "is given up" not in second.output() + steady.output()
     verdict(site, traffic)

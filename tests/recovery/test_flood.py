@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness import HOUR, SIGS, TICK, Site, WorkerProcess
-from load import Load, progress
+from load import Load, Traffic, progress
+from patched import patched
 from publishers import Item, Publisher
 from verdict import verdict
 
@@ -76,6 +77,14 @@ def test_a_worker_that_is_slower_than_its_publishers(broker: Broker, tmp_path: P
         verdict(site, seconds=600)
         ticks = [record for record in site.reader.events.records if record.kind == TICK]
         assert len(ticks) < len(load.messages) / 10
+
+
+def test_what_comes_while_a_partition_is_at_work_joins_it(site: Site) -> None:
+    """Fetches come more often than transactions begin: Faust would take calls that pile up for an agent that can't follow, and pause the partition for a second."""
+    with Traffic(site, 181) as traffic:
+        site.start(command=patched("seldom=0.05")).ready()
+        traffic.assert_flows(2_000)
+    verdict(site, traffic)
 
 
 def test_a_regression_ends_with_many_live_jobs(broker: Broker, tmp_path: Path, soak: bool) -> None:

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from harness import SECONDS, STOP_SECONDS_MAX, Site, WorkerProcess
+from harness import STOP_SECONDS_MAX, Site, WorkerProcess
 from load import Load, Traffic, under_load
 from patched import patched
 from verdict import verdict
@@ -23,12 +23,12 @@ def test_workers_are_restarted_one_by_one(static: bool, site: Site) -> None:
     names = ["one", "two", "three"]
     with Traffic(site, 51) as traffic:
         workers = {name: start(name) for name in names}
-        await_shares(*workers.values())
+        site.await_shares(*workers.values())
         for name in names:
             code, seconds = workers[name].stop()
             assert (code, seconds < STOP_SECONDS_MAX) == (0, True), workers[name].tail()
             workers[name] = start(name)
-            await_shares(*workers.values())
+            site.await_shares(*workers.values())
             traffic.assert_flows()
     verdict(site, traffic)
 
@@ -39,14 +39,14 @@ def test_workers_join_leave_and_die_under_load(site: Site) -> None:
     first = site.start("first").ready()
     with under_load(site, come):
         second, third = site.start("second"), site.start("third")
-        await_shares(first, second, third)
+        site.await_shares(first, second, third)
     with under_load(site, leaves):
         code, seconds = second.stop()
         assert (code, seconds < STOP_SECONDS_MAX) == (0, True), second.tail()
-        await_shares(first, third)
+        site.await_shares(first, third)
     with under_load(site, dies):
         third.kill()
-        await_shares(first)
+        site.await_shares(first)
     verdict(site, load)
 
 
@@ -66,7 +66,7 @@ def test_workers_come_and_go_faster_than_they_restore(site: Site, soak: bool) ->
                     code, seconds = worker.stop()
                     assert code in {0, -signal.SIGTERM}, worker.tail()  # the signal's own way, before it has begun
                     assert seconds < STOP_SECONDS_MAX, worker.tail()
-        await_shares(*workers)
+        site.await_shares(*workers)
         traffic.assert_flows()
     verdict(site, traffic)
 
@@ -75,7 +75,7 @@ def test_a_worker_whose_partitions_are_taken_while_it_stops(site: Site) -> None:
     """Its last transaction takes longer than it needs to hear that another one has left: it rejoins only behind it."""
     with Traffic(site, 53) as traffic:
         workers = [site.start("late", command=patched("late=2")), site.start("leaves")]
-        await_shares(*workers)
+        site.await_shares(*workers)
         traffic.assert_flows()
         for worker in workers:
             worker.expected_to_run = False
@@ -90,15 +90,3 @@ def test_a_worker_that_is_given_partitions_while_it_stops(site: Site) -> None:
     worker = site.start(command=patched("join=")).ready()
     code, seconds = worker.stop()
     assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
-
-
-def await_shares(*workers: WorkerProcess) -> None:
-    """Return when these workers have all four partitions open, each at least one."""
-    most = 4 - len(workers) + 1
-
-    def fair(_status: int, body: str) -> bool:
-        return any(f"livejobs_partitions_ready {share}.0" in body.splitlines() for share in range(1, most + 1))
-
-    deadline = time.monotonic() + 2 * SECONDS
-    while sum(worker.poll("/metrics", fair).metric("livejobs_partitions_ready") for worker in workers) != 4:
-        assert time.monotonic() < deadline
