@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 TYPES := build/types
 BENCH := build/bench-venv
+# Each with a broker of its own. A test waits for a third of its time, so three keep two cores busy.
+SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ demo: need-broker $(STAMP) ## broker, topics, worker and a simulated farm on thi
 	$(BIN)/livejobs demo
 
 test: need-broker $(STAMP) ## all tests; they start a real Kafka
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(SIDE_BY_SIDE)
 
 soak: need-broker $(STAMP) ## the tests of faults in their long form: more faults, longer outages
 	$(BIN)/pytest -q --soak tests/recovery

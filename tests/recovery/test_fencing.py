@@ -35,21 +35,26 @@ def test_a_worker_that_lives_is_not_fenced_for_one_that_was_killed(site: Site) -
 @contextmanager
 def held_open(site: Site) -> Iterator[None]:
     """A transaction that has written into each partition of `jobs`; in the end it is aborted."""
-    kafka = site.config.kafka
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.brokers, transactional_id=f"{kafka.group}.stranger")
+    producer = site.background.run(write_into_a_transaction(site))
     try:
-        site.background.run(write_into_a_transaction(producer, kafka.jobs_topic, site.partitions))
         yield
         site.background.run(producer.abort_transaction())
     finally:
         site.background.run(producer.stop())
 
 
-async def write_into_a_transaction(producer: AIOKafkaProducer, topic: str, partitions: int) -> None:
-    await producer.start()
-    await producer.begin_transaction()
-    for number in range(partitions):
-        await producer.send_and_wait(topic, b"{", key=b"[]", partition=number)
+async def write_into_a_transaction(site: Site) -> AIOKafkaProducer:
+    kafka = site.config.kafka
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.brokers, transactional_id=f"{kafka.group}.stranger")
+    try:
+        await producer.start()
+        await producer.begin_transaction()
+        for number in range(site.partitions):
+            await producer.send_and_wait(kafka.jobs_topic, b"{", key=b"[]", partition=number)
+    except BaseException:
+        await producer.stop()
+        raise
+    return producer
 
 
 def test_a_worker_that_lives_is_not_fenced_when_an_end_takes_long(site: Site) -> None:

@@ -1,15 +1,22 @@
 """A flood: publishers far ahead of the worker, and a regression that ends with tens of thousands of live jobs. Memory and steps are bounded, and time passes with the log.
 
 How: messages are sent as fast as the broker takes them while no worker runs, or one that is slower. What a worker uses is read from the kernel: the most memory that
-it ever had, and its CPU time for each half of the backlog. In the long form the flood and the regression are ten times as large.
+it ever had, and its CPU time for each half of the backlog. In the long form the flood and the regression are ten times as large, and there is a backlog for which the
+worker needs ten minutes: one load over and over, each time of other regressions, written in batches made at once.
 """
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Awaitable, Iterator
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from harness import HOUR, SIGS, TICK, Site, WorkerProcess
 from load import Load, Traffic, progress
 from patched import patched
@@ -17,6 +24,7 @@ from publishers import Item, Publisher
 from verdict import verdict
 
 from livejobs.streams.core.decisions import ENDING_STEP
+from livejobs.streams.kafka import records
 from livejobs.streams.kafka.broker import Broker
 
 WORKER_MIB_MAX = 400
@@ -26,6 +34,9 @@ SILENCE_SECONDS = 4.0
 FAST = 100_000.0
 LONG = 1_000_000, 400
 """Messages and regressions: at each fail the model looks at all rows of its regression, and at each tick at all live jobs."""
+
+BACKLOG_SECONDS = 600.0
+BATCHES_OPEN_MAX = 20
 
 
 def peak_mib(worker: WorkerProcess) -> float:
@@ -77,6 +88,99 @@ def test_a_worker_that_is_slower_than_its_publishers(broker: Broker, tmp_path: P
         verdict(site, seconds=600)
         ticks = [record for record in site.reader.events.records if record.kind == TICK]
         assert len(ticks) < len(load.messages) / 10
+
+
+def test_ten_minutes_of_backlog(broker: Broker, tmp_path: Path, soak: bool) -> None:
+    """As much as the worker does in ten minutes, by the pace at which it has just worked off a smaller backlog."""
+    if not soak:
+        pytest.skip("ten minutes of backlog are for the long form (--soak)")
+    load = Load("over and over", 100_000, 100)
+    sigs = {**SIGS, "autotimeouthours": SILENCE_SECONDS / HOUR}
+    with Site(broker.bootstrap, tmp_path, sigs, partitions=4, tickseconds=1.0) as site:
+        rounds = count()
+        small = site.background.run(send_rounds(site, site.producer, load, list(islice(rounds, 10))), 600)
+        worker = site.start("paced").ready()
+        begin = time.monotonic()
+        await_offsets(site, worker, small, 600)
+        pace = small / (time.monotonic() - begin)
+        assert worker.stop()[0] == 0
+        large = site.background.run(send_rounds(site, site.producer, load, list(islice(rounds, int(BACKLOG_SECONDS * pace) // len(load.messages)))), 3600)
+        worker = site.start("behind").ready()
+        begin, cpu = time.monotonic(), [cpu_seconds(worker)]
+        for part in (0.5, 1.0):
+            await_offsets(site, worker, small + int(part * large), 3600)
+            cpu.append(cpu_seconds(worker))
+        seconds = time.monotonic() - begin
+        print(f"{pace:.0f}/s at first, then {large} messages in {seconds:.0f} s, {peak_mib(worker):.0f} MiB, CPU-s {cpu}")  # noqa: T201  what was seen
+        assert cpu[2] - cpu[1] < FLAT_FACTOR * (cpu[1] - cpu[0])
+        assert peak_mib(worker) < WORKER_MIB_MAX
+        assert worker.stop()[0] == 0
+        last, went_back = site.background.run(last_stats(site), 3600)
+        assert went_back == 0
+        for number in range(next(rounds)):
+            for name, expected in load.expected.items():
+                if expected["status"] == "COMPLETE":
+                    record = last[of_round(name, number)]
+                    assert {**record, **expected} == record, (name, number)
+
+
+def of_round(name: str, number: int) -> bytes:
+    """A regression's name in that round of a load."""
+    return f"{name}.{number:06d}".encode()
+
+
+async def send_rounds(site: Site, producer: AIOKafkaProducer, load: Load, rounds: list[int]) -> int:
+    """Send a load as often as there are rounds, with other names each time; how many messages that were."""
+    topic, sending, sent = site.config.kafka.events_topic, deque[Awaitable[Any]](), 0
+    for number in rounds:
+        names = {name: of_round(name, number) for name in load.expected}
+        partitions = {name: site.partition_of(key) for name, key in names.items()}
+        outputs: list[list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]]] = [[] for _ in range(site.partitions)]
+        for kind, name, body in load.messages:
+            value = body.replace(name.encode(), names[name]) if kind == "regr-start" else body
+            outputs[partitions[name]].append((names[name], value, [("type", kind.encode())]))
+        for partition, some in enumerate(outputs):
+            for batch in records.batches(some, transactional=False):
+                sending.append(await producer.send_batch(batch, topic, partition=partition))
+                while len(sending) > BATCHES_OPEN_MAX:
+                    await sending.popleft()
+        sent += len(load.messages)
+        await asyncio.sleep(0)
+    for one in sending:
+        await one
+    return sent
+
+
+def await_offsets(site: Site, worker: WorkerProcess, least: int, seconds: float) -> None:
+    """Return when so many messages are committed, of all partitions together."""
+    deadline = time.monotonic() + seconds
+    while sum(site.committed().values()) < least:
+        worker.assert_running()
+        assert time.monotonic() < deadline, worker.tail()
+        time.sleep(1)
+
+
+async def last_stats(site: Site) -> tuple[dict[bytes, dict[str, Any]], int]:
+    """The last record of each regression, and how often a version fell: nothing else is kept."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=site.config.kafka.brokers, isolation_level="read_committed", max_partition_fetch_bytes=4 << 20)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(site.config.kafka.stats_topic, number) for number in range(site.partitions)]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        ends = await consumer.end_offsets(tps)
+        last: dict[bytes, bytes] = {}
+        versions: dict[bytes, int] = {}
+        went_back = 0
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            for some in (await consumer.getmany(timeout_ms=1000, max_records=5000)).values():
+                for record in some:
+                    version = int(record.value.partition(b'"version":')[2].partition(b",")[0].rstrip(b"}"))
+                    went_back += version < versions.get(record.key, -1)
+                    versions[record.key], last[record.key] = version, record.value
+        return {key: json.loads(value) for key, value in last.items()}, went_back
+    finally:
+        await consumer.stop()
 
 
 def test_what_comes_while_a_partition_is_at_work_joins_it(site: Site) -> None:
