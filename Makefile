@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 TYPES := build/types
 BENCH := build/bench-venv
-# Each with a broker of its own. A test waits for a third of its time, so three keep two cores busy.
+# Tests of faults wait for a third of their time, so three keep two cores busy; each has a broker of its own.
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
@@ -23,7 +23,8 @@ demo: need-broker $(STAMP) ## broker, topics, worker and a simulated farm on thi
 	$(BIN)/livejobs demo
 
 test: need-broker $(STAMP) ## all tests; they start a real Kafka
-	$(BIN)/pytest -q $(SIDE_BY_SIDE)
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) tests/recovery
+	$(BIN)/pytest -q --ignore tests/recovery
 
 soak: need-broker $(STAMP) ## the tests of faults in their long form: more faults, longer outages
 	$(BIN)/pytest -q --soak tests/recovery

@@ -59,7 +59,9 @@ async def blocks(descriptor: int) -> AsyncIterator[bytes]:
     threading.Thread(target=read, daemon=True).start()
     while True:
         try:
-            item = await asyncio.wait_for(queue.get(), IDLE_SECONDS)
+            # Not wait_for: Python 3.11's may lose a Ctrl-C that comes together with a block.
+            async with asyncio.timeout(IDLE_SECONDS):
+                item = await queue.get()
         except TimeoutError:
             yield b""
             continue
