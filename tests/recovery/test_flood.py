@@ -110,10 +110,9 @@ def test_ten_minutes_of_backlog(broker: Broker, tmp_path: Path, soak: bool) -> N
         for part in (0.5, 1.0):
             await_offsets(site, worker, small + int(part * large), 3600)
             cpu.append(cpu_seconds(worker))
-        seconds = time.monotonic() - begin
-        print(f"{pace:.0f}/s at first, then {large} messages in {seconds:.0f} s, {peak_mib(worker):.0f} MiB, CPU-s {cpu}")  # noqa: T201  what was seen
+        seconds, peak = time.monotonic() - begin, peak_mib(worker)
+        print(f"{pace:.0f}/s at first, then {large} messages in {seconds:.0f} s, {peak:.0f} MiB, CPU-s {cpu}")  # noqa: T201  what was seen
         assert cpu[2] - cpu[1] < FLAT_FACTOR * (cpu[1] - cpu[0])
-        assert peak_mib(worker) < WORKER_MIB_MAX
         assert worker.stop()[0] == 0
         last, went_back = site.background.run(last_stats(site), 3600)
         assert went_back == 0
@@ -122,6 +121,7 @@ def test_ten_minutes_of_backlog(broker: Broker, tmp_path: Path, soak: bool) -> N
                 if expected["status"] == "COMPLETE":
                     record = last[of_round(name, number)]
                     assert {**record, **expected} == record, (name, number)
+        assert peak < WORKER_MIB_MAX
 
 
 def of_round(name: str, number: int) -> bytes:
