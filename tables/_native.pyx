@@ -191,6 +191,23 @@ cdef class Record:
         return found
 
 
+def bytes_of(list records not None, Py_ssize_t overhead):
+    """The size of records, with so many bytes for each beside its own."""
+    cdef Py_ssize_t size = overhead * len(records)
+    cdef Record record
+    for given in records:
+        if type(given) is Record:
+            record = <Record>given
+            size += PyBytes_GET_SIZE(record._headers)
+            if record.key is not None:
+                size += PyBytes_GET_SIZE(record.key)
+            if record.value is not None:
+                size += PyBytes_GET_SIZE(record.value)
+        else:
+            size += len(given.key or b"") + len(given.value or b"")
+    return size
+
+
 cdef const uint8_t *_sized(const uint8_t *at, const uint8_t *end, int64_t *size) noexcept nogil:
     """Read the length of what follows, which must be there; -1 stands for null."""
     at = _varint(at, end, size)
@@ -1000,11 +1017,13 @@ cdef class RegressionFields:
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
 
 
-def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max):
+def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max,
+        Py_ssize_t row_bytes):
     """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
 
     Plain is what nearly all are: a live message or a finish with a plain body, of a job that is live or new, in a
     regression that is in memory, open, and not being ended. Stops also when as many rows or bytes have changed as given.
+    A new row takes `row_bytes` of memory, and its key.
     """
     cdef dict regressions = fold._regressions
     cdef dict dirty_rows = fold._dirty_rows
@@ -1057,7 +1076,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         if is_new:
             if row is None:
                 row = regression.rows[key] = row_type()
-                cached += 1
+                cached += row_bytes + PyBytes_GET_SIZE(key)
             row.first_seen = to_text(now)
         row.updated_ms = now
         row.body = record.value

@@ -117,6 +117,7 @@ class Regression(RegressionFields):
         "sealed_ms",
         "seen",
         "signatures",
+        "size",
         "start",
         "stored",
         "submitted",
@@ -135,6 +136,7 @@ class Regression(RegressionFields):
         self.name_json = _encode(name)
         self.prefix = b"[" + self.name_json + b","
         self.stored = False
+        self.size = 0  # of its record, in bytes
         self.touched = 0
         self.seen: bytearray | None = None
         self.deadline_ms = NEVER_MS  # time of the D entry in the store
@@ -275,6 +277,7 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regressio
     regression.last_finish_ms = None if record.last_finish is None else times.from_text(record.last_finish)
     regression.exists = regression.stored = True
     regression.complete = False
+    regression.size = len(value)
     return regression
 
 

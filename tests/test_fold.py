@@ -178,19 +178,18 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
     messages=histories(),
     seed=st.integers(0, 2**32),
     step=st.sampled_from([1, 10_000]),
-    room=st.sampled_from([0, 1, 3, 10_000]),
-    bits=st.sampled_from([8, 1024]),
+    room=st.sampled_from([0, 4_000, 10_000, 10**7]),
+    seen_bytes=st.sampled_from([1, 128]),
 )
 def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
-    rules: Any, messages: list[Message], seed: int, step: int, room: int, bits: int
+    rules: Any, messages: list[Message], seed: int, step: int, room: int, seen_bytes: int
 ) -> None:
     whole = Core(Rules(**asdict(rules)))
     with patch.object(decisions, "ENDING_STEP", step):
         whole.apply(messages)
         with patch.multiple(
             overlay,
-            CACHE_ROWS=room, CACHE_ROWS_MIN=0, CACHE_REGRESSIONS=room, CACHE_REGRESSIONS_MIN=0,
-            SEEN_ROWS_MIN=1, SEEN_REGRESSIONS=2, SEEN_BYTES=bits // 8,
+            CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_ROWS_MIN=1, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
         ):  # fmt: skip
             _boundaries(whole, messages, Random(seed))
 

@@ -159,7 +159,6 @@ class Decisions(Overlay):
 
     def _drop_rows(self, regression: Regression, most: int) -> int:
         """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
-        self._cached -= len(regression.rows)
         regression.rows, regression.complete, regression.seen = {}, False, None
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):

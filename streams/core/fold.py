@@ -20,7 +20,7 @@ import msgspec
 from livejobs.streams.core import messages, statistics
 from livejobs.streams.core.decisions import TICK_ROWS, Decisions
 from livejobs.streams.core.messages import Finish, Reject
-from livejobs.streams.core.overlay import BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE
+from livejobs.streams.core.overlay import BATCH_BYTES, BATCH_ROWS, FINISHED, LIVE, ROW_BYTES
 from livejobs.streams.core.partitioner import partition_of
 from livejobs.streams.core.rules import Rules
 from livejobs.streams.core.transition import JobEvent
@@ -97,7 +97,7 @@ class Fold(Decisions):
         at, count = start, len(records)
         while at < count and len(self._dirty_rows) < BATCH_ROWS and self._bytes < BATCH_BYTES:
             if native is not None:
-                after = native.run(records, at, self, Row, BATCH_ROWS, BATCH_BYTES)
+                after = native.run(records, at, self, Row, BATCH_ROWS, BATCH_BYTES, ROW_BYTES)
                 if after > at:
                     at = after
                     continue
@@ -187,8 +187,10 @@ class Fold(Decisions):
     def _merge(self, regression: Regression, given: dict[str, msgspec.Raw], submitted: int | None) -> None:
         if given:
             merged = regression.fields | given
-            if len(_encode(merged)) > messages.FIELDS_BYTES_MAX:
+            size = len(_encode(merged))
+            if size > messages.FIELDS_BYTES_MAX:
                 raise Reject("too-large", f"fields: more than {messages.FIELDS_BYTES_MAX} bytes")
+            self._bytes += size
             regression.fields = {name: msgspec.Raw(bytes(raw)) for name, raw in merged.items()}
         if submitted is not None:
             regression.submitted = submitted

@@ -15,23 +15,26 @@ from livejobs.tables.regressions import NEVER_MS, Regression
 from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
 
-BATCH_ROWS = 20_000
+BATCH_ROWS = 10_000
 """Changed rows after which they are to be written out."""
-BATCH_BYTES = 16 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 """Bytes of changed rows after which they are to be written out, and an ending's step stops."""
-CACHE_ROWS = 100_000
-"""Rows remembered between batches, if one worker has all partitions; each partition has its share."""
-CACHE_ROWS_MIN = 2_000
+COPIES = 6
+"""Of what has changed, until it is written: in the record, in the write to the store, and on its way to the broker."""
+CHANGE_BYTES = 800
+"""What a changed row takes in memory until it is written, about, beside its body."""
+CACHE_BYTES = 40 * 1024 * 1024
+"""Of rows and regressions remembered between batches, if one worker has all partitions; each has its share."""
+CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
-CACHE_REGRESSIONS = 100_000
-CACHE_REGRESSIONS_MIN = 1_000
-"""The same for regressions."""
-SEEN_BYTES = 1024 * 1024
-"""Bits for the jobs of a large regression of which not all rows are remembered: new ones need not be looked for."""
+ROW_BYTES, REGRESSION_BYTES = 350, 2_500
+"""What one takes in memory, about, without the row's key and the regression's record."""
+SEEN_BYTES = 16 * 1024 * 1024
+"""Bits for the jobs of large regressions of which not all rows are remembered: new ones need not be looked for."""
+SEEN_BYTES_MAX = 1024 * 1024
+"""Of one regression."""
 SEEN_ROWS_MIN = 1_000
 """A regression with fewer rows is not large."""
-SEEN_REGRESSIONS = 16
-"""So many have such bits, if one worker has all partitions; each partition has its share, but one at least."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 
@@ -62,16 +65,15 @@ class Overlay:
 
     def __init__(self, rules: Rules, store: Map, partitions: int) -> None:
         self.rules, self.store = rules, store
-        self._cache_rows = max(CACHE_ROWS // partitions, CACHE_ROWS_MIN)
-        self._cache_regressions = max(CACHE_REGRESSIONS // partitions, CACHE_REGRESSIONS_MIN)
-        self._seen_regressions = max(SEEN_REGRESSIONS // partitions, 1)
+        self._cache_bytes = max(CACHE_BYTES // partitions, CACHE_BYTES_MIN)
+        self._seen_bytes = SEEN_BYTES // partitions
         self._regressions: dict[bytes, Regression] = {}
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
         self._moved: dict[bytes, Regression] = {}
         self._changes = Changes()
-        self._bytes = 0
-        self._cached = 0
+        self._bytes = self._stats_bytes = 0
+        self._cached = 0  # bytes, about
         self._batch = 0
         self._deadline_head = self._head(keys.DEADLINE)
         self._seen_head = self._head(keys.SEEN)
@@ -83,6 +85,7 @@ class Overlay:
         if regression is None:
             stored = self.store.get(keys.REGRESSION + key)
             regression = Regression(name) if stored is None else regressions.from_stored(stored)
+            self._cached += REGRESSION_BYTES + regression.size
             self._regressions[key] = regression
         return regression
 
@@ -97,7 +100,7 @@ class Overlay:
             live = self.store.get(keys.LIVE + key)
             row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
         regression.rows[key] = row
-        self._cached += 1
+        self._cached += ROW_BYTES + len(key)
         return row
 
     def _body(self, key: bytes, row: Row) -> bytes:
@@ -121,6 +124,7 @@ class Overlay:
         if not regression.dirty:
             regression.dirty = True
             regression.touched = self._batch
+            self._stats_bytes += regression.size
             self._dirty_regressions[regression.key] = regression
 
     def _finished(self, regression: Regression) -> Iterator[tuple[bytes, int]]:
@@ -165,6 +169,12 @@ class Overlay:
             return keys.time_of(key)
         return NEVER_MS
 
+    @property
+    def changed_bytes(self) -> int:
+        """What `take` will give takes in memory until it is written, about."""
+        changed = len(self._dirty_rows) + len(self._dirty_regressions)
+        return COPIES * (self._bytes + self._stats_bytes) + CHANGE_BYTES * changed
+
     def take(self) -> Changes:
         """Everything that changed since the last call."""
         changes, self._changes = self._changes, Changes()
@@ -173,9 +183,9 @@ class Overlay:
         for name, regression in (self._moved | self._dirty_regressions).items():
             self._write_regression(changes, name, regression)
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
-        self._bytes = 0
+        self._bytes = self._stats_bytes = 0
         self._batch += 1
-        if self._cached > self._cache_rows or len(self._regressions) > self._cache_regressions:
+        if self._cached > self._cache_bytes:
             self._forget()
         return changes
 
@@ -189,7 +199,6 @@ class Overlay:
             ops.append((keys.FINISHED + key, None))
         if state is ABSENT:
             regression.rows.pop(key, None)
-            self._cached -= 1
             if stored is not ABSENT:
                 changes.jobs.append((key, None, []))
             return
@@ -229,41 +238,65 @@ class Overlay:
         self._deadline_head = min(self._deadline_head, regression.deadline_ms)
         value, headers = regression.value(), regression.headers()
         changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
+        self._cached += len(value) - regression.size
+        regression.size = len(value)
         if dirty:
             changes.stats.append((name, value, headers))
         regression.stored = True
 
     def _forget(self) -> None:
-        """Drop rows from memory until half of the room is free: ended jobs first, the least recently changed first."""
-        full = len(self._regressions) > self._cache_regressions
-        regressions_left = self._cache_regressions // 2 if full else self._cache_regressions
+        """Drop from memory until half of the room is free, the least recently changed first.
+
+        First the regressions that have ended, then the ended jobs of the others, then those.
+        """
+        most = self._cache_bytes // 2
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
+        self._cached = sum(map(_bytes_of, oldest))
         for regression in oldest:
-            if self._cached <= self._cache_rows // 2:
-                break
-            live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
-            if len(live) < len(regression.rows):
-                self._cached -= len(regression.rows) - len(live)
-                if regression.complete:
-                    regression.seen = self._seen(regression)
-                regression.rows, regression.complete = live, False
+            if self._cached <= most:
+                return
+            if regression.phase != "open":
+                self._drop(regression)
         for regression in oldest:
-            if self._cached <= self._cache_rows // 2 and len(self._regressions) <= regressions_left:
-                break
-            self._cached -= len(regression.rows)
-            del self._regressions[regression.key]
+            if self._cached <= most:
+                return
+            if regression.phase == "open":
+                self._drop_ended(regression)
+        for regression in oldest:
+            if self._cached <= most:
+                return
+            if regression.phase == "open":
+                self._drop(regression)
+
+    def _drop(self, regression: Regression) -> None:
+        self._cached -= _bytes_of(regression)
+        del self._regressions[regression.key]
+
+    def _drop_ended(self, regression: Regression) -> None:
+        live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
+        if len(live) == len(regression.rows):
+            return
+        if regression.complete:
+            regression.seen = self._seen(regression)
+        self._cached -= _bytes_of(regression)
+        regression.rows, regression.complete = live, False
+        self._cached += _bytes_of(regression)
 
     def _seen(self, regression: Regression) -> bytearray | None:
         """Bits for all rows of a regression; None: it is not worth it, or others have them."""
         if len(regression.rows) < SEEN_ROWS_MIN:
             return None
-        others = [other for other in self._regressions.values() if other.seen is not None]
-        for other in others:
-            if other.phase != "open":
-                other.seen = None
-        if sum(other.seen is not None for other in others) >= self._seen_regressions:
+        size = min(SEEN_BYTES_MAX, 1 << self._seen_bytes.bit_length() - 1) if self._seen_bytes else 0
+        taken = sum(len(other.seen) for other in self._regressions.values() if other.seen is not None)
+        if not size or taken + size > self._seen_bytes:
             return None
-        seen = bytearray(SEEN_BYTES)
+        seen = bytearray(size)
         for key in regression.rows:
             jobs.came_before(key, seen)
         return seen
+
+
+def _bytes_of(regression: Regression) -> int:
+    """What a regression takes in memory, about, with its rows."""
+    rows = regression.rows
+    return REGRESSION_BYTES + regression.size + ROW_BYTES * len(rows) + sum(map(len, rows))

@@ -31,6 +31,8 @@ FETCH_PAUSE_MS = 10
 """From one request to a broker to the next, at least: a fetch costs as much for one message as for hundreds. It is
 also the longest that one waits for messages while those of some partition have not been taken: that one is left out."""
 GZIP = 1
+RECORD_OVERHEAD_BYTES = 400
+"""What a record takes in memory beside its own bytes, about."""
 UNPACKED_MAX = 2000
 """Records unpacked ahead of their use, and the rest of a batch."""
 
@@ -250,6 +252,14 @@ def _unpacked(batch: bytes) -> list[Any]:
         data, start, count, base, last, max_ms if append_time else base_ms, append_time
     )
     return found
+
+
+def bytes_of(records: list[Any]) -> int:
+    """What records take in memory, about."""
+    if native is not None:
+        return int(native.bytes_of(records, RECORD_OVERHEAD_BYTES))
+    headers = sum(len(name) + len(data or b"") for record in records for name, data in record.headers)
+    return headers + sum(len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD_BYTES for record in records)
 
 
 def install() -> None:

@@ -21,6 +21,7 @@ from livejobs.streams.core.overlay import Changes, Output
 from livejobs.streams.core.rules import Rules
 from livejobs.streams.kafka import topics
 from livejobs.streams.kafka.client import client_options
+from livejobs.streams.kafka.records import bytes_of
 from livejobs.streams.worker import resume
 from livejobs.streams.worker.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
@@ -35,7 +36,9 @@ IDLE_COMMIT_SECONDS = 5.0
 SLICE_RECORDS = 500
 """Messages folded in one go: some 2 ms."""
 COMMIT_RECORDS_MAX = 8_000
-"""Messages of a partition that one transaction takes, and a slice: what waits behind them is for the next one."""
+"""Messages of a partition that one transaction takes: what waits behind them is for the next one."""
+ROOM_SECONDS = 0.001
+"""From one look for room to the next."""
 
 
 class Partition:
@@ -69,8 +72,9 @@ class Partition:
         self.committed_at = self.moved_at = time.monotonic()  # moved: began a commit, or got the first messages
         self.waiting: list[Record] = []  # fetched, and not folded
         self._called = False  # `apply` is at work, or will be
-        self.queued_records = 0  # those, and the ones that are not committed
-        self._folded_records = 0  # of no transaction yet
+        self.queued_records = self.queued_bytes = 0  # those, and the ones that are not committed
+        self._folded_records = self._folded_bytes = 0  # of no transaction yet
+        self._committing_bytes = 0  # of what is on its way
         self._folded_ms = 0  # broker time of the last one
         self.closed = False
         self.tick_offset = -1  # of the last tick sent
@@ -121,6 +125,7 @@ class Partition:
         if not self.queued_records:
             self.moved_at = time.monotonic()
         self.queued_records += len(records)
+        self.queued_bytes += bytes_of(records)
         if self.waiting:
             self.waiting += records
         else:
@@ -134,6 +139,11 @@ class Partition:
         pending = bool(self.waiting or self._folded_records) and not self.closed
         return pending and (self._on_its_way is None or self._on_its_way.done())
 
+    @property
+    def changed_bytes(self) -> int:
+        """What has changed and is not yet written takes so much memory, about."""
+        return self.fold.changed_bytes + self._committing_bytes
+
     async def apply(self) -> None:
         """Fold the messages that are waiting, and let them be committed: the last commit may be still on its way."""
         async with self._lock:
@@ -141,14 +151,20 @@ class Partition:
             while self.waiting and not self.closed:
                 with self._store.explained():
                     more = True
-                    while more and self.waiting and self._folded_records < COMMIT_RECORDS_MAX:
+                    while more and self._may_fold():
                         more = self._fold_slice()
                         await asyncio.sleep(0)  # a transaction on its way needs its turns, too
                     await self._settled()
-                    if more and self.waiting:
+                    if more and self._may_fold():
                         self._fold_slice()  # of what came meanwhile
-                    self._commit(idle=False)
+                    if self._folded_records or not more:
+                        self._commit(idle=False)
+                    else:
+                        await asyncio.sleep(ROOM_SECONDS)  # for the changes of others to be written
             self._called = False
+
+    def _may_fold(self) -> bool:
+        return bool(self.waiting) and self._folded_records < COMMIT_RECORDS_MAX and self._transactions.have_room()
 
     def _fold_slice(self) -> bool:
         """Fold the next messages; False: what `Fold.take` gives must be written out first."""
@@ -158,6 +174,7 @@ class Partition:
             del self.waiting[:done]
             self.next_offset = self.waiting[0].offset if self.waiting else part[-1].offset + 1
             self._folded_records += done
+            self._folded_bytes += bytes_of(part[:done])
             self._folded_ms = part[done - 1].timestamp
         return done == len(part)
 
@@ -168,19 +185,28 @@ class Partition:
 
     def _commit(self, *, idle: bool) -> None:
         """Begin to commit what is folded; nothing else may be on its way. What changed nothing can wait."""
+        self._committing_bytes = self.fold.changed_bytes
         changes = self.fold.take()
-        records, self._folded_records = self._folded_records, 0
+        records, size = self._folded_records, self._folded_bytes
+        self._folded_records = self._folded_bytes = 0
         self.moved_at = time.monotonic()
         idle = idle or self.moved_at - self.committed_at >= IDLE_COMMIT_SECONDS
         if changes.published or idle:
             self._staged.stage(changes.ops)
-            self._on_its_way = asyncio.create_task(self._committed(changes, self.next_offset, self._folded_ms, records))
+            commit = self._committed(changes, self.next_offset, self._folded_ms)
+            self._on_its_way = asyncio.create_task(commit)
+            self._on_its_way.add_done_callback(lambda _: self._done(records, size))
             return
         if changes.ops:
             self._write(changes, self.next_offset, self._folded_ms)
-        self.queued_records -= records
+        self._done(records, size)
 
-    async def _committed(self, changes: Changes, offset: int, broker_ms: int, records: int) -> None:
+    def _done(self, records: int, size: int) -> None:
+        self._committing_bytes = 0
+        self.queued_records -= records
+        self.queued_bytes -= size
+
+    async def _committed(self, changes: Changes, offset: int, broker_ms: int) -> None:
         try:
             outputs = await self._outputs(changes)
             ends = await self._transactions.commit(self._source, offset, outputs, self._mark)
@@ -190,7 +216,6 @@ class Partition:
             self.committed_offset, self.committed_at = offset, time.monotonic()
             with self._store.explained():
                 self._write(changes, offset, broker_ms)
-            self.queued_records -= records
         except BaseException as error:
             self._fail(error)
             raise

@@ -27,9 +27,12 @@ from livejobs.tables.store import StoreError
 
 BATCH_RECORDS_MAX = 8_000
 """Records fetched at once, and records of a partition that wait for its agent; then it is not fetched further."""
+FETCHED_BYTES_MAX = 24 * 1024 * 1024
+"""Of all partitions, fetched ahead and not yet taken; each has its share."""
 FETCH_BYTES_MAX = 3 * 1024 * 1024
-QUEUED_RECORDS_MAX = 25_000
-"""Records of all partitions that wait for their agents; then nothing is fetched."""
+"""The share of a partition is not more."""
+QUEUED_BYTES_MAX = 20 * 1024 * 1024
+"""Of all partitions, taken and not yet committed, as they are in memory; then nothing is taken."""
 IDLE_SECONDS = 0.2
 FULL_SECONDS = 0.01
 """How long a fetch waits for messages; while some partition's queue is full, only shortly."""
@@ -43,6 +46,7 @@ class Owner(Protocol):
     """Who opens and closes partitions; `ready` are the open ones by number (`streams.worker.commit.Partition`)."""
 
     topic: str
+    partitions: int
     ready: dict[int, Any]
     config: Any
     lane: "LaneThread | None"
@@ -78,7 +82,7 @@ class LaneThread(AIOKafkaConsumerThread):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            max_partition_fetch_bytes=min(FETCH_BYTES_MAX, FETCHED_BYTES_MAX // self.app.owner.partitions),
             fetch_max_wait_ms=500,
             check_crcs=True,
             session_timeout_ms=int(SESSION_SECONDS * 1000),
@@ -155,7 +159,7 @@ class LaneConsumer(Consumer):
             for tp in active_partitions or ()
             if (open_ := ready.get(tp.partition)) is not None and len(open_.waiting) < BATCH_RECORDS_MAX
         }
-        if not wanted or sum(partition.queued_records for partition in ready.values()) >= QUEUED_RECORDS_MAX:
+        if not wanted or sum(partition.queued_bytes for partition in ready.values()) >= QUEUED_BYTES_MAX:
             await self.sleep(FULL_SECONDS)
             return {}
         # A full partition may have room before the others have messages: then don't wait for those for long.

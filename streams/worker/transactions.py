@@ -16,8 +16,8 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -40,6 +40,8 @@ from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 
 PAUSE_SECONDS = 0.01
 """From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
+CHANGED_BYTES_MAX = 192 * 1024 * 1024
+"""What may have changed in all partitions together and not be written, as it is in memory: then no more is folded."""
 JOIN_SECONDS = 0.001
 JOIN_SECONDS_MAX = 0.02
 """From then on, for all that have messages to fold them and to join: looked at so often, waited for no longer."""
@@ -82,6 +84,18 @@ class Member(NamedTuple):
     instance_id: str | None
 
 
+class AtWork(Protocol):
+    """A partition that the worker's transactions are for (`streams.worker.commit.Partition`)."""
+
+    @property
+    def joins_next(self) -> bool:
+        """Whether it has messages for the transaction that begins next, and none of its own on its way."""
+
+    @property
+    def changed_bytes(self) -> int:
+        """What has changed and is not yet written takes so much memory, about."""
+
+
 class Left(NamedTuple):
     """What stands beside an offset that is committed: who did it, and a mark of the partition's."""
 
@@ -109,13 +123,13 @@ class _Commit:
 
 
 class Transactions:
-    """The transactional producer of a worker; `joining` says whether any of its partitions is about to commit.
+    """The transactional producer of a worker, for its partitions.
 
     `member` must be set before the first commit.
     """
 
-    def __init__(self, kafka: Kafka, joining: Callable[[], bool]) -> None:
-        self._kafka, self._joining = kafka, joining
+    def __init__(self, kafka: Kafka, partitions: Callable[[], Iterable[AtWork]]) -> None:
+        self._kafka, self._partitions = kafka, partitions
         self.transactional_id = f"{kafka.group}-{uuid.uuid4()}"
         self.member = Member(-1, "", None)
         self._waiting: list[_Commit] = []
@@ -158,6 +172,10 @@ class Transactions:
         """Wait until the next transaction may begin: what is folded then is up to date."""
         await asyncio.sleep(max(0.0, self._began_at + PAUSE_SECONDS - time.monotonic()))
 
+    def have_room(self) -> bool:
+        """Whether more may be folded before what has changed is written."""
+        return sum(partition.changed_bytes for partition in self._partitions()) < CHANGED_BYTES_MAX
+
     async def commit(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> Ends:
         """Write the outputs and commit the source's offset, with a mark that is left with it, all or nothing.
 
@@ -198,7 +216,8 @@ class Transactions:
         deadline = time.monotonic() + JOIN_SECONDS_MAX
         while True:
             await asyncio.sleep(JOIN_SECONDS)
-            if not self._joining() or time.monotonic() > deadline:
+            coming = self.have_room() and any(partition.joins_next for partition in self._partitions())
+            if not coming or time.monotonic() > deadline:
                 return
 
     async def _transaction(self, group: Sequence[_Commit]) -> list[Ends]:

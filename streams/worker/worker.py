@@ -37,6 +37,8 @@ from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
 EXIT_FAILED = 70
+GIVE_BACK_SECONDS = 5.0
+"""Between two times that freed memory is given back."""
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
 LEAVE_SECONDS = 3.0
@@ -65,9 +67,7 @@ class Worker:
         self._opening: set[asyncio.Task[None]] = set()
         self._opening_slots = asyncio.Semaphore(OPENING_MAX)
         self._closing = asyncio.Lock()
-        self._transactions = Transactions(
-            config.kafka, lambda: any(partition.joins_next for partition in self.ready.values())
-        )
+        self._transactions = Transactions(config.kafka, lambda: list(self.ready.values()))
         self._connected: asyncio.Task[None] | None = None
         self._ticks: AIOKafkaProducer | None = None
         self.stopping = False
@@ -93,6 +93,7 @@ class Worker:
 
         if config.worker.tickseconds > 0:
             app.timer(interval=config.worker.tickseconds)(self._send_ticks)
+        app.timer(interval=GIVE_BACK_SECONDS)(self._give_back_memory)
         return app
 
     async def _apply(self, partition: Partition) -> None:
@@ -101,6 +102,10 @@ class Worker:
         except BaseException as error:
             self.fail(error)
             raise
+
+    @staticmethod
+    async def _give_back_memory() -> None:
+        await asyncio.to_thread(give_back_memory)
 
     async def _send_ticks(self) -> None:
         """One tick into each partition whose last tick has been applied: none pile up behind a backlog."""
@@ -240,7 +245,10 @@ class Worker:
 
 
 def give_back_memory() -> None:
-    """Give the system what the C library keeps of freed memory: 50 MiB of 250 after an hour of rebalances."""
+    """Give the system what the C library keeps of freed memory: it takes a millisecond.
+
+    That was 50 MiB of 250 after an hour of rebalances, 65 of 370 behind a backlog of 14,000,000 messages.
+    """
     with contextlib.suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 

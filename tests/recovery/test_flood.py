@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from livejobs.streams.kafka import records
 from livejobs.streams.kafka.broker import Broker
 
 WORKER_MIB_MAX = 400
+LARGE_MIB_MAX = 512
+"""Behind a backlog of messages that are nearly as large as may be: each of them is held several times until it is written."""
 FLAT_FACTOR = 4
 """An event of the second half of a backlog may cost so much more than one of the first: caches fill, rows are read from disk."""
 SILENCE_SECONDS = 4.0
@@ -73,6 +75,36 @@ def test_a_backlog_is_worked_off_in_bounded_memory_and_times_nothing_out(broker:
         verdict(site, seconds=600)
         said = {(json.loads(record.key or b"[]")[0], json.loads(record.value or b"{}").get("verdict")) for record in site.reader.jobs.records}
         assert not ended & {name for name, verdict in said if verdict == "timeout"}
+
+
+def bodies() -> Iterator[Item]:
+    """Live jobs nearly as large as a job may be."""
+    for number in range(400):
+        yield Item("job-live", b"large %d" % (number % 40), b'{"uniqueid": "job %d", "result": "live", "log": "%s"}' % (number % 80, b"x" * 400_000))
+
+
+def fields() -> Iterator[Item]:
+    """Regressions with fields nearly as large as they may be: what is remembered of them has a limit in bytes, too."""
+    for number in range(4_000):
+        yield Item("regr-start", b"large %d" % number, b'{"name": "large", "log": "%s"}' % (b"x" * 60_000))
+
+
+def jobs() -> Iterator[Item]:
+    """Finishes by the thousand in one message: it grows twentyfold until it is written."""
+    for number in range(12):
+        some = [{"uniqueid": f"{number}/{job}", "result": "pass", "start": "2026-03-02T08:00:00Z"} for job in range(13_000)]
+        yield Item("batch-job-finish", b"large %d" % number, json.dumps(some).encode())
+
+
+@pytest.mark.parametrize("messages", [bodies, fields, jobs], ids=lambda messages: messages.__name__)
+def test_a_backlog_of_large_messages(broker: Broker, tmp_path: Path, messages: Callable[[], Iterator[Item]]) -> None:
+    """What a worker holds is bounded in bytes, not only in messages."""
+    with Site(broker.bootstrap, tmp_path, partitions=8) as site:
+        Publisher(site, "flood", keep=False).start(messages(), FAST).result(600)
+        worker = site.start().ready()
+        site.wait_for_no_lag(300)
+        assert peak_mib(worker) < LARGE_MIB_MAX
+        verdict(site, seconds=300)
 
 
 def test_a_worker_that_is_slower_than_its_publishers(broker: Broker, tmp_path: Path, soak: bool) -> None:
