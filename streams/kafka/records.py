@@ -258,8 +258,9 @@ def bytes_of(records: list[Any]) -> int:
     """What records take in memory, about."""
     if native is not None:
         return int(native.bytes_of(records, RECORD_OVERHEAD_BYTES))
-    headers = sum(len(name) + len(data or b"") for record in records for name, data in record.headers)
-    return headers + sum(len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD_BYTES for record in records)
+    parts = [part or b"" for record in records for part in (record.key, record.value)]
+    headers = [data or b"" for record in records for _, data in record.headers]
+    return RECORD_OVERHEAD_BYTES * len(records) + sum(map(len, parts + headers))
 
 
 def install() -> None:
