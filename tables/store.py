@@ -33,7 +33,7 @@ from livejobs.tables.jobs import Batch, Op, put_into
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
 """Of all stores of the process together; one of them is flushed when there are more."""
-BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+BLOCK_CACHE_BYTES = 40 * 1024 * 1024
 """For all stores of the process."""
 CACHED_BLOCK_BYTES = 4096
 """About as large as one of them is."""

@@ -37,7 +37,7 @@ from livejobs.tables.restore import RestoreError
 from livejobs.tables.store import StoreError
 
 EXIT_FAILED = 70
-GIVE_BACK_SECONDS = 5.0
+GIVE_BACK_SECONDS = 1.0
 """Between two times that freed memory is given back."""
 STOP_SECONDS = 9.0
 """From SIGTERM to the end, whatever hangs."""
