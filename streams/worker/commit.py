@@ -23,6 +23,7 @@ from livejobs.streams.kafka import topics
 from livejobs.streams.kafka.client import client_options
 from livejobs.streams.kafka.records import bytes_of
 from livejobs.streams.worker import resume
+from livejobs.streams.worker.takeover import Takeover
 from livejobs.streams.worker.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.jobs import Batch
@@ -100,7 +101,8 @@ class Partition:
         kafka = config.kafka
         source = TopicPartition(kafka.events_topic, number)
         changelogs = [TopicPartition(topic, number) for topic in (kafka.jobs_topic, kafka.stats_topic)]
-        committed, mark = await transactions.settled(source, changelogs)
+        takeover = Takeover(kafka.group, transactions)
+        committed, mark = await takeover.settled(source, changelogs)
         rules = Rules.of(config.sigs)
         store = Store(data_path(config) / str(number))
         try:  # whatever ends this, a rebalance too, the store is to be opened again
@@ -108,7 +110,7 @@ class Partition:
             staged = Staged(store)
             fold = Fold(rules, staged, partition=number, partitions=partitions, topic=kafka.events_topic)
             mark = resume.marked(rules, store.position.source, mark)
-            await transactions.claim(source, store.position.source, mark)
+            await takeover.claim(source, store.position.source, mark)
             return cls(number, config, store, fold, staged, transactions, restored, mark, fail)
         except BaseException:
             with contextlib.suppress(Exception):  # what is wrong is told already

@@ -4,38 +4,29 @@ A transaction costs the broker as much for one partition as for eight, so those 
 its way, the other partitions fold their messages and make up the next one.
 
 A worker that has lost its partitions can commit nothing (KIP-447): its offsets carry the group's generation that gave
-it the partitions, and the coordinator refuses an old one; then the whole transaction is given up. So that a successor
-need not wait until the broker gives up what a killed worker has left open, a worker leaves its name with the offset
-before its first transaction for a partition (`claim`) and with each commit; the successor fences who is named there
-and is no member of the group any more (`settled`).
+it the partitions, and the coordinator refuses an old one; then the whole transaction is given up.
 """
 
 import asyncio
 import contextlib
-import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, NoReturn, Protocol, Self
 from urllib.parse import quote
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup, CoordinationType
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import KafkaError
 from aiokafka.producer import sender
-from aiokafka.protocol.admin import DescribeGroupsRequest
-from aiokafka.protocol.commit import OffsetCommitRequest
-from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest
 
 from livejobs.streams.config import Kafka
 from livejobs.streams.core.overlay import Output
 from livejobs.streams.kafka import records
 from livejobs.streams.kafka.client import client_options
-from livejobs.streams.kafka.protocol import NO_LEADER_EPOCH, OffsetFetch, TxnOffsetCommit
+from livejobs.streams.kafka.protocol import NO_LEADER_EPOCH, TxnOffsetCommit
 from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 
 PAUSE_SECONDS = 0.01
@@ -47,17 +38,12 @@ JOIN_SECONDS_MAX = 0.02
 """From then on, for all that have messages to fold them and to join: looked at so often, waited for no longer."""
 TRANSACTION_SECONDS = 30.0
 ABORT_SECONDS = 2.0
-SETTLED_SECONDS = 90.0
-FENCE_SECONDS = 1.0
-"""How long a predecessor may take to end its last transaction by itself."""
 ASK_AGAIN_SECONDS = 0.05
 RETRY_MS = 3
 """Kafka 4 may answer the first produce of a transaction with NOT_ENOUGH_REPLICAS until it has verified the transaction:
 ask again soon."""
 sender.BACKOFF_OVERRIDE = 0.002
 """The same for a transaction that begins before the markers of the last one are written: aiokafka would wait 20 ms."""
-UNSTABLE_OFFSET_COMMIT = 88
-LATEST = -1
 COORDINATOR_MOVED = {7, 15, 16}
 """REQUEST_TIMED_OUT, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR: find it anew."""
 RETRIABLE = COORDINATOR_MOVED | {3, 14, 51}
@@ -68,8 +54,6 @@ MEMBER_LOST = {22, 25, 27, 82}
 Outputs = Sequence[tuple[TopicPartition, list[Output]]]
 Ends = dict[TopicPartition, int]
 Codes = Callable[[Any], Sequence[int]]
-
-log = logging.getLogger("livejobs.worker")
 
 
 class LostError(KafkaError):  # type: ignore[misc]
@@ -167,6 +151,19 @@ class Transactions:
     async def partition_count(self, topic: str) -> int:
         """How many partitions a topic has."""
         return len(await self._producer.partitions_for(topic))
+
+    @property
+    def client(self) -> Any:
+        """The connections to the brokers."""
+        return self._producer.client
+
+    async def give_up(self, transactional_id: str) -> None:
+        """Make the broker give up what the producer of this id has left open, and refuse it from now on."""
+        producer = self._make(transactional_id)
+        try:
+            await producer.start()
+        finally:
+            await producer.stop()
 
     async def turn(self) -> None:
         """Wait until the next transaction may begin: what is folded then is up to date."""
@@ -267,13 +264,13 @@ class Transactions:
             return list(answered)
 
         try:
-            await self._ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
+            await self.ask(CoordinationType.TRANSACTION, manager.transactional_id, request, codes)
         except KafkaError as error:
             error.args = (answered.get(error.errno) or error,)
             raise
         manager.txn_partitions.update(tps)
 
-    def _member(self) -> Member:
+    def me(self) -> Member:
         """Who we are, for a commit: the broker would take one that is no member for an operator."""
         if self.member.generation < 0 or not self.member.member_id:
             raise LostError("we are no member of the consumer group")
@@ -283,27 +280,28 @@ class Transactions:
         manager, group = self._producer._txn_manager, self._kafka.group
         ids = (manager.producer_id, manager.producer_epoch)
         request = AddOffsetsToTxnRequest(manager.transactional_id, *ids, group)
-        await self._ask(
+        await self.ask(
             CoordinationType.TRANSACTION, manager.transactional_id, request, lambda answer: [answer.error_code]
         )
         manager.consumer_group_added(group)
         topics: dict[str, list[tuple[Any, ...]]] = {}
         for tp, (offset, mark) in offsets.items():
-            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, self._left(mark), {})
+            entry: tuple[Any, ...] = (tp.partition, offset, NO_LEADER_EPOCH, self.left(mark), {})
             topics.setdefault(tp.topic, []).append(entry)
         commit = TxnOffsetCommit(
-            manager.transactional_id, group, *ids, *self._member(), [(topic, tps, {}) for topic, tps in topics.items()]
+            manager.transactional_id, group, *ids, *self.me(), [(topic, tps, {}) for topic, tps in topics.items()]
         )
 
         def codes(answer: Any) -> list[int]:
             return [code for _, partitions, _ in answer.topics for _, code, _ in partitions]
 
-        await self._ask(CoordinationType.GROUP, group, commit, codes)
+        await self.ask(CoordinationType.GROUP, group, commit, codes)
 
-    def _left(self, mark: str) -> str:
+    def left(self, mark: str) -> str:
+        """What we leave beside an offset."""
         return str(Left(self.transactional_id, quote(self.member.member_id), mark))
 
-    async def _ask(self, kind: CoordinationType, key: str, request: Any, codes: Codes) -> Any:
+    async def ask(self, kind: CoordinationType, key: str, request: Any, codes: Codes) -> Any:
         """Ask a coordinator, until it answers without an error that may pass; the caller limits the time.
 
         Raises LostError, and Kafka's errors.
@@ -321,110 +319,16 @@ class Transactions:
             if not found:
                 return answer
             if bad := found - RETRIABLE:
-                _raise(min(bad))
+                refuse(min(bad))
             if found & COORDINATOR_MOVED:
                 sending._coordinator_dead(kind)
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
             else:
                 await asyncio.sleep(sender.BACKOFF_OVERRIDE)
 
-    # ------------------------------------------------------------------ taking a partition over
 
-    async def settled(self, source: TopicPartition, changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
-        """Wait until no predecessor's transaction is open; then the offset committed, -1 if none, and the mark with it.
-
-        After that the ends of the changelogs move by our own transactions only: the coordinator refuses all others.
-        Raises Kafka's errors, and TimeoutError.
-        """
-        async with asyncio.timeout(SETTLED_SECONDS):
-            fence_at = time.monotonic() + FENCE_SECONDS
-            while True:
-                offset, left, code = await self._committed(source, stable=True)
-                if code == 0 and await self._are_closed(changelogs):
-                    return offset, left.mark
-                if time.monotonic() > fence_at:
-                    await self._fence_owner(source)
-                    fence_at = math.inf
-                await asyncio.sleep(ASK_AGAIN_SECONDS)
-
-    async def claim(self, source: TopicPartition, offset: int, mark: str) -> None:
-        """Leave our name with a partition's offset: from now on a successor knows whom to fence.
-
-        No transaction does it: one that we are killed in would name nobody. Raises LostError, Kafka's errors, and
-        TimeoutError.
-        """
-        group, (generation, member_id, _) = self._kafka.group, self._member()
-        topics = [(source.topic, [(source.partition, offset, self._left(mark))])]
-        request = OffsetCommitRequest(group, generation, member_id, OffsetCommitRequest.DEFAULT_RETENTION_TIME, topics)
-
-        def codes(answer: Any) -> list[int]:
-            return [code for _, partitions in answer.topics for _, code in partitions]
-
-        async with asyncio.timeout(TRANSACTION_SECONDS):
-            await self._ask(CoordinationType.GROUP, group, request, codes)
-
-    async def _committed(self, source: TopicPartition, *, stable: bool) -> tuple[int, Left, int]:
-        """Offset (-1: none), what was left with it, and an error code."""
-        group = self._kafka.group
-        request = OffsetFetch(group, [(source.topic, [source.partition], {})], stable)
-
-        def codes(answer: Any) -> list[int]:
-            found = [part[4] for _, partitions, _ in answer.topics for part in partitions]
-            return [answer.error_code, *(code for code in found if code != UNSTABLE_OFFSET_COMMIT)]
-
-        answer = await self._ask(CoordinationType.GROUP, group, request, codes)
-        _, offset, _, metadata, code, _ = answer.topics[0][1][0]
-        return offset, Left.of(metadata or ""), code
-
-    async def _fence_owner(self, source: TopicPartition) -> None:
-        """Make the broker give up what the last owner has left open, unless that is a member of the group.
-
-        Members have ended their transactions before they were given new partitions; what is open may be the broker,
-        which has not written it down yet. And it gives up by itself, later, what nobody ends.
-        """
-        _, (owner, member_id, _), _ = await self._committed(source, stable=False)
-        if not owner.startswith(f"{self._kafka.group}-") or owner == self.transactional_id:
-            return
-        if member_id not in await self._members():
-            log.info("partition %d: what %s has left open is given up", source.partition, owner)
-            fencing = self._make(owner)
-            await fencing.start()
-            await fencing.stop()
-
-    async def _members(self) -> set[str]:
-        """The quoted ids of the group's members, ours among them."""
-        group = self._kafka.group
-        request = DescribeGroupsRequest([group])
-
-        def codes(answer: Any) -> list[int]:
-            return [found[0] for found in answer.groups]
-
-        answer = await self._ask(CoordinationType.GROUP, group, request, codes)
-        return {quote(member[0]) for found in answer.groups for member in found[5]}
-
-    async def _are_closed(self, changelogs: Sequence[TopicPartition]) -> bool:
-        """Whether all that is in the changelogs is committed, or given up."""
-        for tp in changelogs:
-            if await self._end(tp, READ_COMMITTED) != await self._end(tp, READ_UNCOMMITTED):
-                return False
-        return True
-
-    async def _end(self, tp: TopicPartition, isolation_level: int) -> int:
-        client = self._producer.client
-        while True:
-            leader = client.cluster.leader_for_partition(tp)
-            if leader not in {None, -1}:
-                request = OffsetRequest(-1, isolation_level, [(tp.topic, [(tp.partition, LATEST)])])
-                _, code, _, offset = (await client.send(leader, request)).topics[0][1][0]
-                if code == 0:
-                    return int(offset)
-                if not kafka_errors.for_code(code).retriable:
-                    _raise(code)
-            await client.force_metadata_update()
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
-
-
-def _raise(code: int) -> None:
+def refuse(code: int) -> NoReturn:
+    """Raises LostError, or what Kafka calls the error."""
     if code in MEMBER_LOST:
         raise LostError(f"the group has given our partitions away (error {code})")
     raise kafka_errors.for_code(code)(f"error {code}")

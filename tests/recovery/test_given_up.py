@@ -21,6 +21,7 @@ from load import Load
 from livejobs.streams import config as configuration
 from livejobs.streams.config import Config
 from livejobs.streams.kafka.client import client_options
+from livejobs.streams.worker import commit
 from livejobs.streams.worker.commit import Partition, data_path
 from livejobs.tables import restore
 from livejobs.tables.store import Store
@@ -29,8 +30,11 @@ STEP_SECONDS = 0.025
 STEPS = 12
 
 
-class NoTransactions:
+class NoTakeover:
     """What a partition asks when it is opened; nothing is committed."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
 
     async def settled(self, _source: TopicPartition, _changelogs: Sequence[TopicPartition]) -> tuple[int, str]:
         return -1, ""
@@ -57,7 +61,7 @@ def test_a_connection_is_closed_of_an_opening_that_was_given_up_meanwhile(site: 
 
 
 async def give_up_a_connection(config: Config, partitions: int) -> None:
-    transactions: Any = NoTransactions()
+    transactions: Any = None
     made: list[AIOKafkaConnection] = []
 
     async def connect(*arguments: Any, **keywords: Any) -> AIOKafkaConnection:
@@ -65,7 +69,7 @@ async def give_up_a_connection(config: Config, partitions: int) -> None:
         opening.cancel()
         return made[-1]
 
-    with patch("aiokafka.client.create_conn", connect):
+    with patch("aiokafka.client.create_conn", connect), patch.object(commit, "Takeover", NoTakeover):
         opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
         await asyncio.wait([opening])
         assert opening.cancelled()
@@ -100,8 +104,8 @@ def refuse(error: BaseException) -> None:
 
 async def give_up(config: Config, partitions: int, seconds: float, bulk_records: int) -> bool:
     """Cancel an opening after some time, and open the store; whether it was not ready by then."""
-    transactions: Any = NoTransactions()
-    with patch.object(restore, "BULK_RECORDS", bulk_records), contextlib.suppress(asyncio.CancelledError):
+    transactions: Any = None
+    with patch.object(commit, "Takeover", NoTakeover), patch.object(restore, "BULK_RECORDS", bulk_records), contextlib.suppress(asyncio.CancelledError):
         opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
         await asyncio.sleep(seconds)
         opening.cancel()
