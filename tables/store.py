@@ -30,7 +30,8 @@ from rocksdict import (
 from livejobs.tables import keys
 from livejobs.tables.jobs import Batch, Op, put_into
 
-WRITE_BUFFER_BYTES = 32 * 1024 * 1024
+WRITE_BUFFER_BYTES_MAX = 32 * 1024 * 1024
+"""Of one store; those of many are smaller, for an empty one takes a fifth of that: a filter, and its first block."""
 WRITE_BUFFERS_BYTES = 64 * 1024 * 1024
 """Of all stores of the process together; one of them is flushed when there are more."""
 BLOCK_CACHE_BYTES = 40 * 1024 * 1024
@@ -78,11 +79,13 @@ class Position(msgspec.Struct, kw_only=True):
 class Store:
     """One partition's RocksDB. Not to be shared between threads while it is written.
 
-    With `bulk` it is for many writes and no reads: sorting is left to the flushes, and nothing is compacted.
+    With `bulk` it is for many writes and no reads: sorting is left to the flushes, and nothing is compacted. `stores`
+    is how many the process may have open.
     """
 
-    def __init__(self, path: Path, *, bulk: bool = False) -> None:
+    def __init__(self, path: Path, *, stores: int = 1, bulk: bool = False) -> None:
         self.path = path
+        self._write_buffer_bytes = min(WRITE_BUFFER_BYTES_MAX, 4 * WRITE_BUFFERS_BYTES // stores)
         self._start(bulk=bulk)
 
     def _start(self, *, bulk: bool) -> None:
@@ -91,7 +94,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: can't be used: {error.strerror}") from error
-        options = _options(bulk=bulk)
+        options = _options(WRITE_BUFFER_BYTES_MAX if bulk else self._write_buffer_bytes, bulk=bulk)
         try:
             with self.explained():
                 self._db = self._open(options)
@@ -187,7 +190,7 @@ def shared_bytes() -> dict[str, int]:
     return {"blocks": cache.get_usage(), "writes": buffers.get_usage()}
 
 
-def _options(*, bulk: bool) -> Options:
+def _options(write_buffer_bytes: int, *, bulk: bool) -> Options:
     if not _shared:
         buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
         # The usual cache is 64 small ones: a large file's filter would be in none of them, and read for each row.
@@ -203,7 +206,7 @@ def _options(*, bulk: bool) -> Options:
     options.create_if_missing(True)
     options.set_block_based_table_factory(blocks)
     options.set_write_buffer_manager(buffers)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_write_buffer_size(write_buffer_bytes)
     if bulk:
         options.set_memtable_factory(MemtableFactory.vector())
         options.set_allow_concurrent_memtable_write(False)  # a vector can't

@@ -104,7 +104,7 @@ class Partition:
         takeover = Takeover(kafka.group, transactions)
         committed, mark = await takeover.settled(source, changelogs)
         rules = Rules.of(config.sigs)
-        store = Store(data_path(config) / str(number))
+        store = Store(data_path(config) / str(number), stores=partitions)
         try:  # whatever ends this, a rebalance too, the store is to be opened again
             restored = await _restored(store, number, partitions, config, rules, committed, moved)
             staged = Staged(store)
