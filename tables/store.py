@@ -79,14 +79,13 @@ class Position(msgspec.Struct, kw_only=True):
 class Store:
     """One partition's RocksDB. Not to be shared between threads while it is written.
 
-    With `bulk` it is for many writes and no reads: sorting is left to the flushes, and nothing is compacted. `stores`
-    is how many the process may have open.
+    `stores` is how many the process may have open.
     """
 
-    def __init__(self, path: Path, *, stores: int = 1, bulk: bool = False) -> None:
+    def __init__(self, path: Path, *, stores: int = 1) -> None:
         self.path = path
         self._write_buffer_bytes = min(WRITE_BUFFER_BYTES_MAX, 4 * WRITE_BUFFERS_BYTES // stores)
-        self._start(bulk=bulk)
+        self._start(bulk=False)
 
     def _start(self, *, bulk: bool) -> None:
         path = self.path
@@ -177,7 +176,10 @@ class Store:
         self._start(bulk=False)
 
     def reopen(self, *, bulk: bool = False) -> None:
-        """Close, and open anew with what it holds."""
+        """Close, and open anew with what it holds.
+
+        With `bulk` it is for many writes and no reads: sorting is left to the flushes, and nothing is compacted.
+        """
         self.close()
         self._start(bulk=bulk)
 

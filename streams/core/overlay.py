@@ -286,9 +286,9 @@ class Overlay:
         """Bits for all rows of a regression; None: it is not worth it, or others have them."""
         if len(regression.rows) < SEEN_ROWS_MIN:
             return None
-        size = min(SEEN_BYTES_MAX, 1 << self._seen_bytes.bit_length() - 1) if self._seen_bytes else 0
+        size = min(SEEN_BYTES_MAX, 1 << self._seen_bytes.bit_length() - 1)
         taken = sum(len(other.seen) for other in self._regressions.values() if other.seen is not None)
-        if not size or taken + size > self._seen_bytes:
+        if taken + size > self._seen_bytes:
             return None
         seen = bytearray(size)
         for key in regression.rows:
