@@ -3,6 +3,7 @@
 The caller has waited for the predecessor's last transaction before, so that the ends don't move any more.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ BATCH_RECORDS = 10_000
 STALL_SECONDS = 60.0
 BULK_RECORDS = 50_000
 """From so many records on, it pays to open the store anew for the restore alone."""
+UNFLUSHED_MAX = 1
+"""Memtables of a store on their way to files: while there are more, nothing is put into it."""
+FLUSH_LOOK_SECONDS = 0.005
+"""From one look at them to the next."""
 
 SEEN_BYTES = 1 << 20
 """Of the bits that tell which keys came before: with a million of them, one in eight is deleted without need."""
@@ -82,8 +87,18 @@ async def restore(
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])
     if bulk:
+        with store.explained():
+            await _flushed(store, 0)
+            store.begin_flush()
+            await _flushed(store, 0)
         store.reopen()
     return read
+
+
+async def _flushed(store: Store, most: int) -> None:
+    """Let others work until no more than so many memtables of a store are on their way to files."""
+    while store.unflushed > most:  # noqa: ASYNC110  RocksDB tells nobody
+        await asyncio.sleep(FLUSH_LOOK_SECONDS)
 
 
 async def _read(  # noqa: PLR0913, PLR0917  what `restore` knows
@@ -110,6 +125,7 @@ async def _read(  # noqa: PLR0913, PLR0917  what `restore` knows
         fetched = await consumer.getmany(timeout_ms=200, max_records=BATCH_RECORDS)
         for tp, records in fetched.items():
             log = by_tp[tp]
+            await _flushed(store, UNFLUSHED_MAX)
             with store.batch() as batch:
                 log.apply(records, batch, seen)
                 setattr(store.position, log.field, records[-1].offset + 1)

@@ -164,6 +164,20 @@ class Store:
         with self.batch() as batch:
             put_into(batch, ops)
 
+    def begin_flush(self) -> None:
+        """Let what is in memory be written to a file; it does not wait for that, if nothing is `unflushed` before."""
+        self._db.flush(wait=False)
+
+    @property
+    def unflushed(self) -> int:
+        """How many memtables are on their way to files. With three, a write waits, and all of Python with it.
+
+        Raises what RocksDB raises where they can't be written.
+        """
+        if self._db.property_int_value("rocksdb.background-errors"):
+            self._db.flush()
+        return self._db.property_int_value("rocksdb.num-immutable-mem-table") or 0
+
     def close(self) -> None:
         """Flush and close; a store that could not be opened again is closed already."""
         with contextlib.suppress(DbClosedError):

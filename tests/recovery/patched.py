@@ -23,6 +23,7 @@ from livejobs.streams import cli
 from livejobs.streams.worker import transactions, watchdog
 from livejobs.streams.worker.commit import Partition
 from livejobs.streams.worker.lane import LaneConsumer, LaneThread
+from livejobs.tables import restore
 from livejobs.tables.store import Store
 
 STEPS = ("before", "inside", "after", "written")
@@ -196,6 +197,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "kill": lambda argument: send_at(*step_of(argument), signal.SIGKILL),
     "stop": lambda argument: send_at(*step_of(argument), signal.SIGSTOP),
     "file_bytes": lambda argument: resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), int(argument))),
+    "bulk_records": lambda argument: setattr(restore, "BULK_RECORDS", int(argument)),
     "nobody": lambda _: be_nobody_at_the_disk(),
     "open": lambda _: hang_at_open(),
     "join": lambda _: join_while_leaving(),
