@@ -11,7 +11,7 @@ The format of record batches is Kafka's, version 2: the record batch section of 
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -20,7 +20,6 @@ from time import time
 from msgspec.json import encode as _encode
 
 from livejobs.tables.states import JobState
-from livejobs.tables.times import to_text
 
 cdef extern from *:
     """
@@ -745,6 +744,57 @@ cdef bint _time(Span *span, int64_t *ms) noexcept nogil:
     return True
 
 
+cdef enum:
+    TIME_BYTES = 24
+
+cdef int64_t _MS_MIN = -62135596800000, _MS_MAX = 253402300799999  # the years 1 to 9999
+
+
+cdef inline uint8_t *_put_digits(uint8_t *at, int value, int count, uint8_t behind) noexcept nogil:
+    """Decimal digits, and one more byte."""
+    cdef int i
+    for i in range(count - 1, -1, -1):
+        at[i] = 48 + value % 10
+        value //= 10
+    at[count] = behind
+    return at + count + 1
+
+
+cdef int _put_text(uint8_t *at, int64_t ms) except -1:
+    """See `tables.times.to_text`; writes TIME_BYTES."""
+    cdef int64_t days, rest, era, year
+    cdef int day_of_era, year_of_era, day, month
+    if not _MS_MIN <= ms <= _MS_MAX:
+        raise OverflowError(f"{ms} ms since the epoch: the years are 1 to 9999")
+    days = ms // 86400000 - (ms % 86400000 < 0)  # rounded down, also before the epoch
+    rest = ms - days * 86400000
+    # The inverse of what `_time` does: years that begin in March, 400 of them an era.
+    days += 719468
+    era = days // 146097
+    day_of_era = <int>(days - era * 146097)
+    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096) // 365
+    day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5 - 1
+    month += 3 if month < 10 else -9
+    year = year_of_era + era * 400 + (month <= 2)
+    at = _put_digits(at, <int>year, 4, 45)
+    at = _put_digits(at, month, 2, 45)
+    at = _put_digits(at, day, 2, 84)
+    at = _put_digits(at, <int>(rest // 3600000), 2, 58)
+    at = _put_digits(at, <int>(rest // 60000 % 60), 2, 58)
+    at = _put_digits(at, <int>(rest // 1000 % 60), 2, 46)
+    _put_digits(at, <int>(rest % 1000), 3, 90)
+    return 0
+
+
+def to_text(long long ms):
+    """See `tables.times`."""
+    cdef uint8_t text[TIME_BYTES]
+    _put_text(text, ms)
+    return PyUnicode_DecodeASCII(<const char *>text, TIME_BYTES, NULL)
+
+
 cdef inline bint _open(object text, Body *body):
     """Read a body if its size is allowed and it is UTF-8."""
     return type(text) is bytes and _scan(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), body)
@@ -909,8 +959,8 @@ cdef bint _restore(Record record, put, delete, bytearray seen):
     cdef const uint8_t *end
     cdef Span name, updated
     cdef int64_t seen_ms
-    cdef Py_ssize_t size, key_size
-    cdef bytes live, entry
+    cdef Py_ssize_t size
+    cdef bytes live
     cdef char *to
     if record.key is None or record.value is None or PyBytes_AS_STRING(record._headers)[0] != 0:
         return False
@@ -939,16 +989,10 @@ cdef bint _restore(Record record, put, delete, bytearray seen):
     _put_time(to, seen_ms)
     _put_time(to + 8, 0)
     memcpy(to + 16, end - size, size)
-    key_size = PyBytes_GET_SIZE(record.key)
-    entry = PyBytes_FromStringAndSize(NULL, key_size + 9)
-    to = PyBytes_AS_STRING(entry)
-    to[0] = 80
-    _put_time(to + 1, seen_ms)
-    memcpy(to + 9, PyBytes_AS_STRING(record.key), key_size)
     put(b"L" + record.key, live)
     if seen is None or _came_before(record.key, seen):
         delete(b"F" + record.key)
-    put(entry, b"")
+    put(_seen_key(seen_ms, record.key), b"")
     return True
 
 
@@ -988,13 +1032,36 @@ cdef class RowFields:
 
     def value(self, bytes name_json not None):
         """The value of the record in the topic `jobs`; the regression's name comes as JSON."""
-        cdef bytes tail = b'"}'
+        return self._value(name_json)
+
+    cdef bytes _value(self, bytes name_json):
+        cdef bytes body = b"null" if self.body is None else self.body, tail = b'"}', value
+        cdef Py_ssize_t result_size, seen_size
+        cdef const char *result = PyUnicode_AsUTF8AndSize(self.result, &result_size)
+        cdef const char *first_seen = PyUnicode_AsUTF8AndSize(self.first_seen, &seen_size)
+        cdef char *at
         if self.signature is not None:
-            tail = b'","signature":' + _encode(self.signature)
+            tail = b'","signature":' + <bytes>_encode(self.signature)
             tail += b"}" if self.verdict is None else b',"verdict":"' + (<str>self.verdict).encode() + b'"}'
-        return b"".join((
-            b'{"regression":', name_json, b',"result":"', self.result.encode(), b'","job":', self.body or b"null",
-            b',"first_seen":"', self.first_seen.encode(), b'","updated":"', (<str>to_text(self.updated_ms)).encode(), tail))
+        value = PyBytes_FromStringAndSize(NULL, 14 + PyBytes_GET_SIZE(name_json) + 11 + result_size + 8
+            + PyBytes_GET_SIZE(body) + 15 + seen_size + 13 + TIME_BYTES + PyBytes_GET_SIZE(tail))
+        at = _put(PyBytes_AS_STRING(value), b'{"regression":', 14)
+        at = _put(at, PyBytes_AS_STRING(name_json), PyBytes_GET_SIZE(name_json))
+        at = _put(at, b',"result":"', 11)
+        at = _put(at, result, result_size)
+        at = _put(at, b'","job":', 8)
+        at = _put(at, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        at = _put(at, b',"first_seen":"', 15)
+        at = _put(at, first_seen, seen_size)
+        at = _put(at, b'","updated":"', 13)
+        _put_text(<uint8_t *>at, self.updated_ms)
+        _put(at + TIME_BYTES, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+        return value
+
+
+cdef inline char *_put(char *at, const char *data, Py_ssize_t size) noexcept nogil:
+    memcpy(at, data, size)
+    return at + size
 
 
 cdef class RegressionFields:
@@ -1036,6 +1103,8 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
     cdef Body body
     cdef tuple given
     cdef bytes tail, key
+    cdef str first_seen = None
+    cdef long long first_seen_ms = 0
     while at < len(records) and len(dirty_rows) < rows_max and changed < bytes_max:
         if type(records[at]) is not Record:
             break
@@ -1077,7 +1146,9 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
             if row is None:
                 row = regression.rows[key] = row_type()
                 cached += row_bytes + PyBytes_GET_SIZE(key)
-            row.first_seen = to_text(now)
+            if first_seen is None or first_seen_ms != now:  # those of a batch share a few texts
+                first_seen, first_seen_ms = to_text(now), now
+            row.first_seen = first_seen
         row.updated_ms = now
         row.body = record.value
         row.spared = 0
@@ -1107,6 +1178,61 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
     fold._bytes = changed
     fold._cached += cached
     return at
+
+
+def write_rows(dict dirty_rows not None, list outputs not None, list ops not None, write_row, long long seen_ms):
+    """What `Overlay._write_row` does with the rows that have changed: their records, and what the store is told.
+
+    It is left to `write_row` where a row is gone or an ending spares it. Returns the least time of the others' P
+    entries, and of `seen_ms`.
+    """
+    cdef bytes key, value, live
+    cdef tuple changed
+    cdef RegressionFields regression, before = None
+    cdef RowFields row
+    cdef bytes name_json = None
+    cdef char *to
+    for key, changed in dirty_rows.items():
+        regression, row = changed
+        if row.state is _ABSENT or row.spared or (row.state is _LIVE and row.stored is _FINISHED):
+            write_row(key, regression, row)
+            continue
+        if regression is not before:
+            before, name_json = regression, regression.name_json
+        row.dirty = False
+        value = row._value(name_json)
+        row.body = None
+        outputs.append((key, value, []))
+        if row.state is not _LIVE:
+            if row.stored is _LIVE:
+                ops.append((b"L" + key, None))
+                ops.append((_seen_key(row.seen_ms, key), None))
+            ops.append((b"F" + key, value))
+            row.stored = _FINISHED
+            continue
+        if row.stored is not _LIVE:
+            row.seen_ms = row.updated_ms
+            ops.append((_seen_key(row.seen_ms, key), b""))
+            row.stored = _LIVE
+        seen_ms = min(seen_ms, row.seen_ms)
+        live = PyBytes_FromStringAndSize(NULL, 16 + PyBytes_GET_SIZE(value))
+        to = PyBytes_AS_STRING(live)
+        _put_time(to, row.seen_ms)
+        _put_time(to + 8, 0)
+        memcpy(to + 16, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        ops.append((b"L" + key, live))
+    return seen_ms
+
+
+cdef bytes _seen_key(long long ms, bytes key):
+    cdef bytes entry = PyBytes_FromStringAndSize(NULL, 9 + PyBytes_GET_SIZE(key))
+    cdef char *to = PyBytes_AS_STRING(entry)
+    if ms < 0:
+        raise ValueError("a time before the epoch")
+    to[0] = 80
+    _put_time(to + 1, ms)
+    memcpy(to + 9, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    return entry
 
 
 cdef _add(RegressionFields regression, tuple given, long long now):

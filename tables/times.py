@@ -1,6 +1,9 @@
 """RFC 3339 text and milliseconds since the epoch (pure)."""
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from livejobs.tables.compiled import native
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -10,19 +13,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 _FIRST = datetime(1970, 1, 1)  # noqa: DTZ001  a naive one is written without an offset
-_TEXTS_MAX = 4096
-
-_texts: dict[int, str] = {}  # the records of a batch share a few times
 
 
 def to_text(ms: int) -> str:
-    """Milliseconds since the epoch as RFC 3339 UTC with milliseconds, ``2026-03-02T08:00:00.123Z``."""
-    text = _texts.get(ms)
-    if text is None:
-        if len(_texts) >= _TEXTS_MAX:
-            _texts.clear()
-        text = _texts[ms] = (_FIRST + ms * _MILLISECOND).isoformat(timespec="milliseconds") + "Z"
-    return text
+    """Milliseconds since the epoch as RFC 3339 UTC with milliseconds, ``2026-03-02T08:00:00.123Z``.
+
+    OverflowError where the year is not 1 to 9999.
+    """
+    return (_FIRST + ms * _MILLISECOND).isoformat(timespec="milliseconds") + "Z"
 
 
 def to_ms(moment: datetime) -> int:
@@ -34,3 +32,7 @@ def to_ms(moment: datetime) -> int:
 def from_text(text: str) -> int:
     """Milliseconds since the epoch of RFC 3339 text; ValueError if it is not."""
     return to_ms(datetime.fromisoformat(text))
+
+
+if native is not None and not TYPE_CHECKING:
+    to_text = native.to_text

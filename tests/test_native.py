@@ -1,7 +1,9 @@
 """The compiled part answers as `streams.core.messages` and aiokafka do, or not at all."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -10,10 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 
-from livejobs.streams.core import messages
+from livejobs.streams.config import Sigs
+from livejobs.streams.core import messages, overlay
 from livejobs.streams.core.partitioner import murmur2
+from livejobs.streams.core.rules import Rules
 from livejobs.tables import jobs
 from livejobs.tables.jobs import Row
+from livejobs.tables.states import JobState
 
 native = pytest.importorskip("livejobs.tables._native")
 settings.register_profile("any machine", deadline=None)
@@ -312,3 +317,57 @@ def test_an_empty_store_is_restored_with_no_needless_deletions(log: list[tuple[b
     batch = MemoryBatch()
     jobs.restore(records[:1], batch, bytearray(64))
     assert None not in batch.ops.values()
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries({
+        "state": st.sampled_from(JobState),
+        "stored": st.sampled_from([JobState.ABSENT, JobState.LIVE, JobState.FINISHED]),
+        "result": st.sampled_from(["live", "pass", "fail", "skip"]),
+        "first_seen": st.sampled_from(["2026-03-02T13:00:11.201Z", "2026-03-02T13:00:11.202Z"]),
+        "updated_ms": st.integers(0, 253402300799999),
+        "seen_ms": st.integers(0, 253402300799999),
+        "spared": st.sampled_from([0, 0, 7]),
+        "signature": st.one_of(st.none(), st.text(max_size=5)),
+        "verdict": st.sampled_from([None, "timeout", "tank"]),
+        "body": st.sampled_from([None, b"{}", b'{"a":1}']),
+    }),
+    max_size=6,
+)  # fmt: skip
+
+RULES = Rules.of(Sigs())
+FIELDS = ("state", "stored", "dirty", "seen_ms", "body")
+
+
+@given(rows=ROWS)
+def test_changed_rows_are_written_as_the_rules_say(rows: list[dict[str, Any]]) -> None:
+    found = []
+    for compiled in (True, False):
+        with patch.object(overlay, "native", native if compiled else None):
+            one = overlay.Overlay(RULES, MemoryMap(), 1)
+            one.now_ms = 5
+            for number, fields in enumerate(rows):
+                regression, row = one._regression(b"r%d" % (number % 2), f"r{number % 2}"), Row()
+                for name, value in fields.items():
+                    setattr(row, name, value)
+                key = b'["r%d","%d"]' % (number % 2, number)
+                regression.rows[key] = row
+                one._touch(regression, key, row)
+            every = [(regression, key, row) for regression in one._regressions.values() for key, row in regression.rows.items()]
+            changes = one.take()
+            after = [(key, [getattr(row, name) for name in FIELDS]) for _, key, row in every]
+            found.append((changes.jobs, changes.ops, one._seen_head, after, [len(regression.rows) for regression, *_ in every]))
+    assert found[0] == found[1]
+
+
+@given(ms=st.integers(-62135596800000, 253402300799999))
+@example(ms=-1)
+@example(ms=951782400000)
+def test_times_are_written_as_the_library_writes_them(ms: int) -> None:
+    assert native.to_text(ms) == (datetime(1970, 1, 1) + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("ms", [-62135596800001, 253402300800000])
+def test_a_time_that_has_no_text_is_an_error(ms: int) -> None:
+    with pytest.raises(OverflowError):
+        native.to_text(ms)

@@ -6,10 +6,12 @@ changed stay in memory, without their bodies.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 from livejobs.streams.core.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
+from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Op, Row
 from livejobs.tables.regressions import NEVER_MS, Regression
 from livejobs.tables.staged import Map
@@ -178,8 +180,13 @@ class Overlay:
     def take(self) -> Changes:
         """Everything that changed since the last call."""
         changes, self._changes = self._changes, Changes()
-        for key, (regression, row) in self._dirty_rows.items():
-            self._write_row(changes, key, regression, row)
+        write_row = partial(self._write_row, changes)
+        if native is not None:
+            seen_ms = native.write_rows(self._dirty_rows, changes.jobs, changes.ops, write_row, NEVER_MS)
+            self._seen_head = min(self._seen_head, seen_ms)
+        else:
+            for key, (regression, row) in self._dirty_rows.items():
+                write_row(key, regression, row)
         for name, regression in (self._moved | self._dirty_regressions).items():
             self._write_regression(changes, name, regression)
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
