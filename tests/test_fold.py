@@ -189,7 +189,7 @@ def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
         whole.apply(messages)
         with patch.multiple(
             overlay,
-            CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_ROWS_MIN=1, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
+            CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
         ):  # fmt: skip
             _boundaries(whole, messages, Random(seed))
 

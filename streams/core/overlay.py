@@ -32,11 +32,11 @@ CACHE_BYTES_MIN = 512 * 1024
 ROW_BYTES, REGRESSION_BYTES = 350, 2_500
 """What one takes in memory, about, without the row's key and the regression's record."""
 SEEN_BYTES = 16 * 1024 * 1024
-"""Bits for the jobs of large regressions of which not all rows are remembered: new ones need not be looked for."""
+"""Bits for the jobs of regressions of which not all rows are remembered: new ones need not be looked for."""
 SEEN_BYTES_MAX = 1024 * 1024
 """Of one regression."""
-SEEN_ROWS_MIN = 1_000
-"""A regression with fewer rows is not large."""
+SEEN_ROW_BYTES = 32
+"""For each of its rows, when the first ones are forgotten: with eight times as many, one new job in thirty is looked for."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 
@@ -68,7 +68,7 @@ class Overlay:
     def __init__(self, rules: Rules, store: Map, partitions: int) -> None:
         self.rules, self.store = rules, store
         self._cache_bytes = max(CACHE_BYTES // partitions, CACHE_BYTES_MIN)
-        self._seen_bytes = SEEN_BYTES // partitions
+        self._seen_bytes = self._seen_left = SEEN_BYTES // partitions
         self._regressions: dict[bytes, Regression] = {}
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
@@ -257,6 +257,7 @@ class Overlay:
         First the regressions that have ended, then the ended jobs of the others, then those.
         """
         most = self._cache_bytes // 2
+        self._seen_left = self._seen_bytes - sum(len(one.seen or b"") for one in self._regressions.values())
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
         self._cached = sum(map(_bytes_of, oldest))
         for regression in oldest:
@@ -290,13 +291,12 @@ class Overlay:
         self._cached += _bytes_of(regression)
 
     def _seen(self, regression: Regression) -> bytearray | None:
-        """Bits for all rows of a regression; None: it is not worth it, or others have them."""
-        if len(regression.rows) < SEEN_ROWS_MIN:
+        """Bits for all rows of a regression; None: others have them."""
+        size = 1 << (SEEN_ROW_BYTES * len(regression.rows) - 1).bit_length()
+        size = min(size, SEEN_BYTES_MAX, 1 << self._seen_bytes.bit_length() - 1)
+        if size > self._seen_left:
             return None
-        size = min(SEEN_BYTES_MAX, 1 << self._seen_bytes.bit_length() - 1)
-        taken = sum(len(other.seen) for other in self._regressions.values() if other.seen is not None)
-        if taken + size > self._seen_bytes:
-            return None
+        self._seen_left -= size
         seen = bytearray(size)
         for key in regression.rows:
             jobs.came_before(key, seen)
