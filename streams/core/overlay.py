@@ -252,11 +252,11 @@ class Overlay:
         regression.stored = True
 
     def _forget(self) -> None:
-        """Drop from memory until half of the room is free, the least recently changed first.
+        """Drop from memory until a quarter of the room is free, the least recently changed first.
 
         First the regressions that have ended, then the ended jobs of the others, then those.
         """
-        most = self._cache_bytes // 2
+        most = self._cache_bytes * 3 // 4
         self._seen_left = self._seen_bytes - sum(len(one.seen or b"") for one in self._regressions.values())
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
         self._cached = sum(map(_bytes_of, oldest))
