@@ -18,6 +18,7 @@ from rocksdict import (
     Cache,
     DbClosedError,
     DBCompressionType,
+    Env,
     MemtableFactory,
     Options,
     Rdict,
@@ -38,6 +39,8 @@ BLOCK_CACHE_BYTES = 40 * 1024 * 1024
 """For all stores of the process."""
 CACHED_BLOCK_BYTES = 4096
 """About as large as one of them is."""
+FLUSH_THREADS = 2
+"""Of the process: stores that are flushed at the same time. With one, a restore waits for it."""
 OPEN_FILES_MAX = 256
 LEVEL_ZERO_FILES = 8
 """Of a store until they are compacted: with four, compacting was a fifth of a worker's CPU, with eight a seventh."""
@@ -208,6 +211,7 @@ def shared_bytes() -> dict[str, int]:
 
 def _options(write_buffer_bytes: int, *, bulk: bool) -> Options:
     if not _shared:
+        Env().set_high_priority_background_threads(FLUSH_THREADS)
         buffers = WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
         # The usual cache is 64 small ones: a large file's filter would be in none of them, and read for each row.
         cache = Cache.new_hyper_clock_cache(BLOCK_CACHE_BYTES, CACHED_BLOCK_BYTES)
