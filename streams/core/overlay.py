@@ -36,7 +36,7 @@ SEEN_BYTES = 16 * 1024 * 1024
 SEEN_BYTES_MAX = 1024 * 1024
 """Of one regression."""
 SEEN_ROW_BYTES = 32
-"""For each of its rows, when the first ones are forgotten: with eight times as many, one new job in thirty is looked for."""
+"""For each of its rows, when it first forgets some: with eight times as many, one new job in thirty is looked for."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 
