@@ -29,7 +29,7 @@ from livejobs.streams.kafka.client import client_options
 from livejobs.streams.kafka.protocol import NO_LEADER_EPOCH, TxnOffsetCommit
 from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.005
 """From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
 CHANGED_BYTES_MAX = 192 * 1024 * 1024
 """What may have changed in all partitions together and not be written, as it is in memory: then no more is folded."""
