@@ -127,7 +127,7 @@ class Broker:
         try:
             asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])[group]
             return [max(tp.offset, -1) for tp in asked.result(REQUEST_SECONDS_MAX).topic_partitions]
-        except KafkaException:  # there is no such group yet
+        except (KafkaException, TimeoutError):  # there is no such group yet, or a broker that has just started
             return [-1] * source.partitions
 
     def is_empty(self, group: str) -> bool:
