@@ -1073,7 +1073,7 @@ cdef class RegressionFields:
     cdef public dict rows
     cdef public str phase
     cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms
-    cdef public object first_start_ms, last_finish_ms
+    cdef public object first_start_ms, last_finish_ms, span
 
     def __cinit__(self, *_):
         self.prefix = b""
@@ -1248,6 +1248,8 @@ cdef _add(RegressionFields regression, tuple given, long long now):
         regression.first_start_ms = start
     if regression.last_finish_ms is None or end > regression.last_finish_ms:
         regression.last_finish_ms = end
+    if regression.span is not None:
+        regression.span.add(start, end)
 
 
 # ---------------------------------------------------------------------------------------------------- publishing

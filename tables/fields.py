@@ -61,7 +61,7 @@ class RegressionFields:
     __slots__ = (
         "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms",
         "last_finish_ms", "live", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms",
-        "skip", "updated_ms", "version",
+        "skip", "span", "updated_ms", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -79,6 +79,7 @@ class RegressionFields:
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
         self.first_start_ms: int | None = None
         self.last_finish_ms: int | None = None
+        self.span: Any = None
 
 
 if native is not None and not TYPE_CHECKING:

@@ -5,6 +5,8 @@ holds the rest.
 """
 
 import struct
+from array import array
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Literal
 
@@ -99,6 +101,84 @@ class StatsPrivate(msgspec.Struct, kw_only=True, omit_defaults=True):
     ending: Ending | None = None
 
 
+LEAST_KEPT = 256
+"""Of the values of which only the least counts: so often may that one go before the next must be looked for."""
+SPAN_BYTES = 2 * (64 + 8 * 2 * LEAST_KEPT)
+"""What a `Span` takes in memory."""
+
+
+class Least:
+    """The least ones of some values, so that it is known which is the least when others have gone (a multiset)."""
+
+    __slots__ = ("_least", "_others")
+
+    def __init__(self) -> None:
+        self._least = array("q")  # in order
+        self._others = False  # whether there may be more than these, none of them less
+
+    def add(self, value: int) -> None:
+        """One value more."""
+        least = self._least
+        if self._others and not (least and value < least[-1]):
+            return
+        insort(least, value)
+        if len(least) == 2 * LEAST_KEPT:
+            del least[LEAST_KEPT:]
+            self._others = True
+
+    def remove(self, value: int) -> None:
+        """One value, that was added before, less."""
+        at = bisect_left(self._least, value)
+        if at < len(self._least) and self._least[at] == value:
+            del self._least[at]
+
+    @property
+    def known(self) -> bool:
+        """Whether the least value is known, or that there is none."""
+        return bool(self._least) or not self._others
+
+    @property
+    def value(self) -> int | None:
+        """The least value, None if there is none."""
+        return self._least[0] if self._least else None
+
+
+class Span:
+    """The first starts and the last ends of a regression's finished jobs, each in ms since the epoch."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts, self._ends = Least(), Least()  # ends are negative: the last one is the least
+
+    def add(self, start_ms: int | None, end_ms: int) -> None:
+        """A job that has finished."""
+        if start_ms is not None:
+            self._starts.add(start_ms)
+        self._ends.add(-end_ms)
+
+    def remove(self, start_ms: int | None, end_ms: int) -> None:
+        """A finished job less."""
+        if start_ms is not None:
+            self._starts.remove(start_ms)
+        self._ends.remove(-end_ms)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough is left to tell; else all jobs must be added anew."""
+        return self._starts.known and self._ends.known
+
+    @property
+    def first_start_ms(self) -> int | None:
+        """The first start, None if no job has one."""
+        return self._starts.value
+
+    @property
+    def last_finish_ms(self) -> int | None:
+        """The last end, None without jobs."""
+        return None if self._ends.value is None else -self._ends.value
+
+
 class Regression(RegressionFields):
     """One regression in memory, with those of its job rows that are known here.
 
@@ -154,6 +234,7 @@ class Regression(RegressionFields):
         self.live = self.passed = self.fail = self.skip = 0
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
         self.first_start_ms = self.last_finish_ms = None
+        self.span: Span | None = None  # made when it is first needed
         self.signatures: dict[str, int] = {}
         self.fields: dict[str, msgspec.Raw] = {}
         self.submitted: int | None = None

@@ -21,7 +21,7 @@ from livejobs.streams.core import rules as rules_of
 from livejobs.streams.core.fold import Fold
 from livejobs.streams.core.rules import Rules
 from livejobs.streams.verify.differences import Count
-from livejobs.tables import jobs, keys
+from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.staged import Staged
 
 HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -180,17 +180,19 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
     step=st.sampled_from([1, 10_000]),
     room=st.sampled_from([0, 4_000, 10_000, 10**7]),
     seen_bytes=st.sampled_from([1, 128]),
+    least_kept=st.sampled_from([1, 2]),
 )
 def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
-    rules: Any, messages: list[Message], seed: int, step: int, room: int, seen_bytes: int
+    rules: Any, messages: list[Message], seed: int, step: int, room: int, seen_bytes: int, least_kept: int
 ) -> None:
     whole = Core(Rules(**asdict(rules)))
     with patch.object(decisions, "ENDING_STEP", step):
         whole.apply(messages)
-        with patch.multiple(
+        little = patch.multiple(
             overlay,
             CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
-        ):  # fmt: skip
+        )  # fmt: skip
+        with little, patch.object(regressions, "LEAST_KEPT", least_kept):
             _boundaries(whole, messages, Random(seed))
 
 
@@ -268,6 +270,33 @@ def test_an_ending_stops_where_its_signature_was_taken_away() -> None:
     assert (record["live"], record["fail"], record["signatures"]) == (3, 2, {"lost": 2})
     assert b"ending" not in core.stats[b"run"][1][0][1]
     core.check_rows()
+
+
+def test_a_regression_that_is_run_again_in_its_order_does_not_look_at_all_jobs_for_each() -> None:
+    """Each correction takes the first start away, the next one is the next job's."""
+    core, count, begin_ms = Core(Rules(True, None, None, prune_ms=10**6, retention_ms=10**6, stats_ms=10**9)), 600, 1_772_438_400_000
+
+    def done(offset: int, job: int, start_ms: int) -> Message:
+        body = json.dumps({"uniqueid": str(job), "result": "pass", "start_time": times.to_text(start_ms), "runtime_ms": 1}).encode()
+        return Message(offset, 10**12, key=b"run", kind="job-finish", value=body)
+
+    scans = 0
+    below = core.map.scan
+
+    def scan(start: bytes, stop: bytes) -> Any:
+        nonlocal scans
+        scans += start.startswith(keys.FINISHED)
+        return below(start, stop)
+
+    core.apply(done(job, job, begin_ms + job) for job in range(count))
+    with patch.object(core.map, "scan", scan):
+        core.reopen()
+        for job in range(count):
+            core.apply([done(count + job, job, begin_ms + count + job)])
+            first = times.to_text(begin_ms + job + 1)
+            assert core.stats_records()["run"]["first_start"] == first
+    assert 1 <= scans <= 1 + count // regressions.LEAST_KEPT
+    assert_counted(core)
 
 
 def assert_counted(core: Core) -> None:

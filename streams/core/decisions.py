@@ -159,7 +159,7 @@ class Decisions(Overlay):
 
     def _drop_rows(self, regression: Regression, most: int) -> int:
         """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
-        regression.rows, regression.complete, regression.seen = {}, False, None
+        regression.rows, regression.complete, regression.seen, regression.span = {}, False, None, None
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):
             for key, stored in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):

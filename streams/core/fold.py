@@ -26,7 +26,7 @@ from livejobs.streams.core.rules import Rules
 from livejobs.streams.core.transition import JobEvent
 from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Row
-from livejobs.tables.regressions import Regression
+from livejobs.tables.regressions import SPAN_BYTES, Regression, Span
 from livejobs.tables.staged import Map
 
 REJECT_OVERHEAD_BYTES = 1000
@@ -303,7 +303,7 @@ class Fold(Decisions):
         self._place(regression, key, row, JobEvent.FINISH, given.result, body, self._signature_of(regression, given))
         statistics.enter(regression, row)
         statistics.add(regression, given, self.now_ms)
-        if statistics.uncovers(regression, old, old_ms, given, self.now_ms):
+        if not statistics.narrow(regression, statistics.ran(old, old_ms), statistics.ran(given, self.now_ms)):
             self._measure_span(regression)
 
     def _signature_of(self, regression: Regression, given: Finish) -> str | None:
@@ -314,8 +314,10 @@ class Fold(Decisions):
     # ------------------------------------------------------------------ statistics
 
     def _measure_span(self, regression: Regression) -> None:
-        """Look for the first start and the last finish among all finished jobs."""
-        regression.first_start_ms = regression.last_finish_ms = None
+        """Look for the first start and the last finish among all finished jobs, and for those that come next."""
+        if regression.span is None:
+            self._cached += SPAN_BYTES
+        regression.span = span = Span()
         for body, updated_ms in self._finished(regression):
-            given = messages.finish(body)
-            statistics.extend(regression, given.start_ms, statistics.end_of(given, updated_ms))
+            span.add(*statistics.ran(messages.finish(body), updated_ms))
+        regression.first_start_ms, regression.last_finish_ms = span.first_start_ms, span.last_finish_ms

@@ -13,7 +13,7 @@ from livejobs.streams.core.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Op, Row
-from livejobs.tables.regressions import NEVER_MS, Regression
+from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Regression
 from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
 
@@ -131,15 +131,14 @@ class Overlay:
 
     def _finished(self, regression: Regression) -> Iterator[tuple[bytes, int]]:
         """Body and time of all jobs of a regression that a message finished."""
-        for key, row in regression.rows.items():
-            if row.state == FINISHED and (row.dirty or regression.complete):
+        rows, complete = regression.rows, regression.complete
+        for key, row in rows.items():
+            if row.dirty and row.state == FINISHED:
                 yield self._body(key, row), row.updated_ms
-        if regression.complete:
-            return  # the store may still hold rows of a sealed run that this batch drops
         for key, stored in self.store.scan(*keys.job_range(keys.FINISHED, regression.prefix)):
-            known = regression.rows.get(key[1:])
-            if known is not None and known.dirty:
-                continue
+            known = rows.get(key[1:])
+            if complete if known is None else known.dirty:
+                continue  # of a sealed run, and being dropped; or said already
             record = jobs.decode(stored)
             if record.verdict is None:
                 yield bytes(record.job), times.from_text(record.updated)
@@ -305,5 +304,5 @@ class Overlay:
 
 def _bytes_of(regression: Regression) -> int:
     """What a regression takes in memory, about, with its rows."""
-    rows = regression.rows
-    return REGRESSION_BYTES + regression.size + ROW_BYTES * len(rows) + sum(map(len, rows))
+    rows, span_bytes = regression.rows, 0 if regression.span is None else SPAN_BYTES
+    return REGRESSION_BYTES + regression.size + span_bytes + ROW_BYTES * len(rows) + sum(map(len, rows))

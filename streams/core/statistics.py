@@ -10,6 +10,9 @@ from livejobs.tables.states import JobState
 
 ABSENT, LIVE = JobState.ABSENT, JobState.LIVE
 
+Ran = tuple[int | None, int]
+"""Start, if it is known, and end of a finished job, in ms since the epoch."""
+
 
 def enter(regression: Regression, row: Row) -> None:
     """Count a job where it stands."""
@@ -60,7 +63,7 @@ def add(regression: Regression, given: Finish, broker_ms: int) -> None:
 
 
 def subtract(regression: Regression, given: Finish) -> None:
-    """Take a finish message's numbers out of the sums, for a correction."""
+    """Take a finish message's numbers out of the sums, for a correction; `narrow` takes it out of the span."""
     regression.cycles -= given.cycles
     regression.compute_ms -= given.compute_ms
     regression.runtime_ms -= given.runtime_ms
@@ -69,9 +72,9 @@ def subtract(regression: Regression, given: Finish) -> None:
         regression.rate_runtime_ms -= given.runtime_ms
 
 
-def end_of(given: Finish, broker_ms: int) -> int:
-    """When a job whose record was changed at `broker_ms` ended."""
-    return broker_ms if given.finish_ms is None else given.finish_ms
+def ran(given: Finish, broker_ms: int) -> Ran:
+    """When a job whose record was changed at `broker_ms` ran."""
+    return given.start_ms, broker_ms if given.finish_ms is None else given.finish_ms
 
 
 def extend(regression: Regression, start_ms: int | None, end_ms: int) -> None:
@@ -81,20 +84,23 @@ def extend(regression: Regression, start_ms: int | None, end_ms: int) -> None:
         regression.first_start_ms = start_ms
     if last is None or end_ms > last:
         regression.last_finish_ms = end_ms
+    if regression.span is not None:
+        regression.span.add(start_ms, end_ms)
 
 
-def uncovers(regression: Regression, old: Finish, old_ms: int, new: Finish, new_ms: int) -> bool:
-    """Whether taking `old` out for `new` narrows the span, so that its end must be looked for among the other jobs.
+def narrow(regression: Regression, old: Ran, new: Ran) -> bool:
+    """Take a finished job out of the span, for a correction by one that is in it already.
 
-    Each comes with the broker's time of its message.
+    False: it is not known what the span is now, without looking at all finished jobs.
     """
-    start = (
-        old.start_ms is not None
-        and old.start_ms == regression.first_start_ms
-        and (new.start_ms is None or new.start_ms > old.start_ms)
-    )
-    end = end_of(old, old_ms)
-    return start or (end == regression.last_finish_ms and end_of(new, new_ms) < end)
+    span = regression.span
+    if span is not None:
+        span.remove(*old)
+        regression.first_start_ms, regression.last_finish_ms = span.first_start_ms, span.last_finish_ms
+        return span.known
+    start_ms, end_ms = old
+    first = start_ms is not None and start_ms == regression.first_start_ms and start_ms != new[0]
+    return not first and (end_ms != regression.last_finish_ms or end_ms == new[1])
 
 
 def signature_of(regression: Regression, given: Finish, timeout_signature: str | None) -> str:

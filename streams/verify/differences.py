@@ -47,9 +47,10 @@ class Count:
         self._sums = [
             a + b for a, b in zip(self._sums, (given.cycles, given.compute_ms, given.runtime_ms, *rated), strict=True)
         ]
-        if given.start_ms is not None:
-            self._starts = [min([*self._starts, given.start_ms])]
-        self._finishes = [max([*self._finishes, statistics.end_of(given, times.from_text(row.updated))])]
+        start_ms, end_ms = statistics.ran(given, times.from_text(row.updated))
+        if start_ms is not None:
+            self._starts = [min([*self._starts, start_ms])]
+        self._finishes = [max([*self._finishes, end_ms])]
 
     def differences(self, shown: str, stats_topic: str, jobs_topic: str, got: Kept) -> Iterator[str]:
         """One line for each field of a statistics record (state header, value) that the rows do not give."""
