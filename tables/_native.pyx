@@ -936,6 +936,181 @@ def finish(body):
             found.finish_ms if found.ended else None, spans[BUCKET].at != NULL and spans[BUCKET].size > 0, reason)
 
 
+# ---------------------------------------------------------------------------------------------------- fail signatures
+
+cdef enum:
+    LINE_BYTES_MAX = 1024  # of a fail message that is plain
+    READ_MAX = 4096  # see `streams.core.signature`
+    SIGNATURE_MAX = 256
+    BRACKET_MAX = 100
+    WORD = 1  # this and what follows: classes of characters
+    DIGIT = 2
+    HEX = 4
+    LETTER = 8
+    PATH = 16
+    VERILOG = 32
+
+cdef uint8_t _classes[256]
+
+
+cdef _classify(bytes characters, int kind):
+    for character in characters:
+        _classes[<int>character] |= kind
+
+
+_classify(b"0123456789", WORD | DIGIT | HEX | PATH | VERILOG)
+_classify(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_", WORD | LETTER | PATH)
+_classify(b"ABCDEFabcdef", HEX | VERILOG)
+_classify(b".+@%=:~-", PATH)
+_classify(b"xXzZ_?", VERILOG)
+
+ctypedef Py_ssize_t (*Match)(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil
+
+
+cdef inline bint _in(const uint8_t *at, Py_ssize_t i, Py_ssize_t size, int kind) noexcept nogil:
+    return i < size and _classes[at[i]] & kind
+
+
+cdef inline bint _behind(const uint8_t *at, Py_ssize_t i, int kind) noexcept nogil:
+    return i > 0 and _classes[at[i - 1]] & kind
+
+
+cdef inline Py_ssize_t _past(const uint8_t *at, Py_ssize_t i, Py_ssize_t size, int kind) noexcept nogil:
+    while i < size and _classes[at[i]] & kind:
+        i += 1
+    return i
+
+
+# Each says where the match ends that begins at place i; i, if there is none.
+
+cdef Py_ssize_t _path(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t next = i, end = i
+    if (at[i] != 47 and at[i] != 46 and at[i] != 126) or _behind(at, i, WORD) or (i > 0 and at[i - 1] == 47):
+        return i
+    if at[i] != 47:
+        next += 1
+        if at[i] == 46 and i + 2 < size and at[i + 1] == 46 and at[i + 2] == 47:
+            next += 1
+    while next < size and at[next] == 47 and _in(at, next + 1, size, PATH):
+        next = end = _past(at, next + 1, size, PATH)
+    return end + 1 if end > i and end < size and at[end] == 47 else end
+
+
+cdef Py_ssize_t _hexadecimal(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t next = i
+    if _classes[at[i]] & DIGIT:
+        if at[i] == 48 and i + 2 < size and (at[i + 1] | 32) == 120 and not _behind(at, i, WORD):
+            next = i + 2
+            while next < size and (_classes[at[next]] & HEX or at[next] == 95):
+                next += 1
+            if next > i + 2:
+                return next
+        if _behind(at, i, DIGIT):
+            return i
+        next = _past(at, i, size, DIGIT)
+    if next + 2 < size and at[next] == 39 and (at[next + 1] | 32) == 104 and _classes[at[next + 2]] & VERILOG:
+        return _past(at, next + 2, size, VERILOG)
+    return i
+
+
+cdef Py_ssize_t _mixed(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t next = i
+    cdef int kinds = 0
+    if not _classes[at[i]] & HEX or _behind(at, i, WORD):
+        return i
+    while next < size and _classes[at[next]] & HEX:
+        kinds |= _classes[at[next]]
+        next += 1
+    return next if next - i >= 6 and kinds & DIGIT and kinds & LETTER and not _in(at, next, size, WORD) else i
+
+
+cdef inline Py_ssize_t _name(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t closing
+    i = _past(at, i, size, WORD)
+    while i < size and at[i] == 91:
+        closing = i + 1
+        while closing < size and closing - i <= BRACKET_MAX and at[closing] > 32 and at[closing] != 93:
+            closing += 1
+        if closing >= size or at[closing] != 93:
+            break
+        i = closing + 1
+    return i
+
+
+cdef Py_ssize_t _hierarchy(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t next, end = i
+    if not _classes[at[i]] & LETTER or _behind(at, i, WORD):
+        return i
+    next = _name(at, i, size)
+    while next < size and at[next] == 46 and _in(at, next + 1, size, LETTER):
+        next = end = _name(at, next + 1, size)
+    return end
+
+
+cdef Py_ssize_t _decimal(const uint8_t *at, Py_ssize_t i, Py_ssize_t size) noexcept nogil:
+    if not _classes[at[i]] & DIGIT:
+        return i
+    i = _past(at, i, size, DIGIT)
+    while _in(at, i + 1, size, DIGIT) and (at[i] == 46 or at[i] == 44 or at[i] == 95):
+        i = _past(at, i + 1, size, DIGIT)
+    return i
+
+
+cdef Py_ssize_t _replace(Match match, const uint8_t *at, Py_ssize_t size, uint8_t *to, const char *word, Py_ssize_t word_size) noexcept nogil:
+    """Write a line with a word for each match; returns its size."""
+    cdef Py_ssize_t i = 0, end, used = 0
+    while i < size:
+        end = match(at, i, size)
+        if end > i:
+            memcpy(to + used, word, word_size)
+            used += word_size
+            i = end
+        else:
+            to[used] = at[i]
+            used += 1
+            i += 1
+    return used
+
+
+def reduce(str message not None):
+    """What `streams.core.signature.reduce` gives; None where the line that counts is long, or not of printable ASCII."""
+    cdef uint8_t one[4 * LINE_BYTES_MAX]  # no word is more than four times as long as what it stands for
+    cdef uint8_t other[4 * LINE_BYTES_MAX]
+    cdef Py_ssize_t size, start = 0, end = 0, i, used
+    cdef const uint8_t *at
+    cdef bint blank = True
+    if not message.isascii():
+        return None
+    at = <const uint8_t *>PyUnicode_AsUTF8AndSize(message, &size)
+    size = min(size, READ_MAX)
+    while end < size:
+        if at[end] == 10:
+            if not blank:
+                break
+            start = end + 1
+        elif at[end] > 32 and at[end] < 127:
+            blank = False
+        elif at[end] != 32 and at[end] != 9:
+            return None
+        end += 1
+    if blank or end - start > LINE_BYTES_MAX:
+        return None
+    used = _replace(_path, at + start, end - start, one, b"<path>", 6)
+    used = _replace(_hexadecimal, one, used, other, b"<hex>", 5)
+    used = _replace(_mixed, other, used, one, b"<hex>", 5)
+    used = _replace(_hierarchy, one, used, other, b"<hierarchy>", 11)
+    used = _replace(_decimal, other, used, one, b"<n>", 3)
+    size = 0
+    for i in range(used):  # runs of space are one, none at the ends
+        if one[i] > 32:
+            other[size] = one[i]
+            size += 1
+        elif size and i + 1 < used and one[i + 1] > 32:
+            other[size] = 32
+            size += 1
+    return PyUnicode_DecodeASCII(<const char *>other, min(size, SIGNATURE_MAX), NULL)
+
+
 # ---------------------------------------------------------------------------------------------------- restore
 
 cdef inline void _put_time(char *to, int64_t ms) noexcept nogil:

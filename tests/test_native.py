@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 
 from livejobs.streams.config import Sigs
-from livejobs.streams.core import messages, overlay
+from livejobs.streams.core import messages, overlay, signature
 from livejobs.streams.core.partitioner import murmur2
 from livejobs.streams.core.rules import Rules
 from livejobs.tables import jobs
@@ -371,3 +371,29 @@ def test_times_are_written_as_the_library_writes_them(ms: int) -> None:
 def test_a_time_that_has_no_text_is_an_error(ms: int) -> None:
     with pytest.raises(OverflowError):
         native.to_text(ms)
+
+
+pieces = st.sampled_from([
+    "/", "//", "./", "../", "~/", "a", "g", "_", "0", "7", "x", "X", "0x", "0X1f", "h", "H", "'h", "8'hz", "'", "deadbeef1", "abcdef", "123456", "a1b2c3",
+    ".", "..", ",", "_", "[", "]", "[0]", "[i j]", "top.dut", "alu[3].q", "=", "%", "~", "?", "z", "-", ":", "(", ")", "<", ">", " ", "  ", "\t", "\n", "\n \n",
+    "12", "1.5", "1,000", "1_000", "x" * 99, "y" * 101, "é", "\r", "\x1c", "\x7f", "\x00",
+])  # fmt: skip
+
+
+@settings(max_examples=3000)
+@given(st.lists(pieces, max_size=12).map("".join))
+@example("/p/rtl/alu.sv(123): 32'hDEAD_beef, 0xCAFE at top.dut[3].alu: 1,234.5 ns, id 5f3a9c")
+@example("a[" + "x" * 100 + "].b a[" + "x" * 101 + "].b")
+@example("/a" * 512)
+@example("1 " * 512)
+@example("a.b " * 256)
+@example("x" * 1025)
+@example(" " * 4090 + "left 12")
+@example("word " * 60)
+@example("")
+def test_a_fail_message_is_reduced_alike(message: str) -> None:
+    reduced = native.reduce(message)
+    assert reduced in (None, signature.reduce_any(message))
+    lines = [line for line in message[:4096].split("\n") if line.strip()]
+    if lines and message.isascii() and (message.replace("\n", "").replace("\t", "")).isprintable() and len(lines[0]) <= 1024:
+        assert reduced is not None

@@ -5,6 +5,8 @@ The order of the steps matters: a path may hold hexadecimal digits, and a hierar
 
 import re
 
+from livejobs.tables.compiled import native
+
 BYTES_MAX = 256
 NO_MESSAGE = "(no message)"
 OVERFLOW = "Regression Bucket Overflow"
@@ -33,6 +35,12 @@ def reduce(fail_message: str) -> str:
 
     Only the first line that is not blank counts.
     """
+    plain = None if native is None else native.reduce(fail_message)
+    return reduce_any(fail_message) if plain is None else plain
+
+
+def reduce_any(fail_message: str) -> str:
+    """`reduce`, for any text."""
     line = next((text for text in fail_message[:_READ_MAX].splitlines() if text.strip()), "")
     for needed, pattern, word in _STEPS:
         if needed in line:
