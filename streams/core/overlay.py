@@ -25,7 +25,7 @@ COPIES = 6
 """Of what has changed, until it is written: in the record, in the write to the store, and on its way to the broker."""
 CHANGE_BYTES = 800
 """What a changed row takes in memory until it is written, about, beside its body."""
-CACHE_BYTES = 48 * 1024 * 1024
+CACHE_BYTES = 40 * 1024 * 1024
 """Of rows and regressions remembered between batches, if one worker has all partitions; each has its share."""
 CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
