@@ -36,6 +36,8 @@ also the longest that one waits for messages while those of some partition have 
 GZIP = 1
 RECORD_OVERHEAD_BYTES = 400
 """What a record takes in memory beside its own bytes, about."""
+TAKEN_RECORDS_MAX = 8_000
+"""Of a partition, taken at once of what is fetched; what is left waits as it came, which takes less memory."""
 UNPACKED_MAX = 2000
 """Records unpacked ahead of their use, and the rest of a batch."""
 
@@ -133,10 +135,10 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
             raise StopIteration
         return found[0]
 
-    def take(self, most: int | None) -> list[Any]:
+    def take(self, most: int) -> list[Any]:
         """The next records; fewer than `most` only if there are no more."""
         taken: list[Any] = []
-        while most is None or len(taken) < most:
+        while len(taken) < most:
             if not self._ahead:
                 chunk = next(self._records_iterator, None)
                 if chunk is None:
@@ -145,7 +147,7 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
                 if found and found[0].offset < self.next_fetch_offset:  # fetched from within a batch
                     found = [record for record in found if record.offset >= self.next_fetch_offset]
                 self._ahead = found
-            room = len(self._ahead) if most is None else most - len(taken)
+            room = most - len(taken)
             taken += self._ahead[:room]
             self._ahead = self._ahead[room:]
             self.next_fetch_offset: int = self._ahead[0].offset if self._ahead else self._after
@@ -237,11 +239,12 @@ class _FastResult(FetchResult):  # type: ignore[misc]
 
     def getall(self, max_records: int | None = None) -> list[Any]:
         """Many records at once."""
+        most = TAKEN_RECORDS_MAX if max_records is None else max_records
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
-        found: list[Any] = self._partition_records.take(max_records)
+        found: list[Any] = self._partition_records.take(most)
         self._update_position()
-        if max_records is None or len(found) < max_records:
+        if len(found) < most:
             self._partition_records = None
         return found
 

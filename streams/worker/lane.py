@@ -26,12 +26,12 @@ from livejobs.streams.worker.transactions import Member
 from livejobs.tables.store import StoreError
 
 BATCH_RECORDS_MAX = 8_000
-"""Records taken at once of what is fetched, and records of a partition that wait for its agent; then no more are taken."""
+"""Records fetched at once, and records of a partition that wait for its agent; then it is not fetched further."""
 FETCHED_BYTES_MAX = 24 * 1024 * 1024
 """Of all partitions, fetched ahead and not yet taken; each has its share."""
 FETCH_BYTES_MAX = 3 * 1024 * 1024
 """The share of a partition is not more."""
-QUEUED_BYTES_MAX = 40 * 1024 * 1024
+QUEUED_BYTES_MAX = 20 * 1024 * 1024
 """Of all partitions, taken and not yet committed, as they are in memory; then nothing is taken."""
 IDLE_SECONDS = 0.2
 FULL_SECONDS = 0.01
@@ -88,7 +88,6 @@ class LaneThread(AIOKafkaConsumerThread):
             session_timeout_ms=int(SESSION_SECONDS * 1000),
             heartbeat_interval_ms=int(SESSION_SECONDS * 250),
             rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000),
-            max_poll_records=BATCH_RECORDS_MAX,
             max_poll_interval_ms=POLL_MS_MAX,
             request_timeout_ms=40_000,
         )
