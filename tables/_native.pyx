@@ -13,7 +13,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyBy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from time import time
 
@@ -795,6 +795,14 @@ def to_text(long long ms):
     return PyUnicode_DecodeASCII(<const char *>text, TIME_BYTES, NULL)
 
 
+def from_text(str text not None):
+    """See `tables.times`; None where the text is not plain, and left to it."""
+    cdef Span span
+    cdef int64_t ms
+    span.at, span.escaped = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &span.size), False
+    return ms if _time(&span, &ms) else None
+
+
 cdef inline bint _open(object text, Body *body):
     """Read a body if its size is allowed and it is UTF-8."""
     return type(text) is bytes and _scan(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), body)
@@ -1239,13 +1247,46 @@ cdef inline char *_put(char *at, const char *data, Py_ssize_t size) noexcept nog
     return at + size
 
 
+cdef char *_put_number(char *at, const char *name, int64_t value) noexcept nogil:
+    """A whole number behind its name."""
+    cdef char digits[20]
+    cdef int count = 0
+    cdef uint64_t rest = <uint64_t>value
+    at = _put(at, name, strlen(name))
+    if value < 0:
+        at = _put(at, b"-", 1)
+        rest = 0 - rest
+    while rest or not count:
+        digits[count] = <char>(48 + rest % 10)
+        rest //= 10
+        count += 1
+    while count:
+        count -= 1
+        at[0] = digits[count]
+        at += 1
+    return at
+
+
+cdef inline char *_put_moment(char *at, const char *name, int64_t ms) except NULL:
+    """A time behind its name."""
+    at = _put(_put(at, name, strlen(name)), b'"', 1)
+    _put_text(<uint8_t *>at, ms)
+    return _put(at + TIME_BYTES, b'"', 1)
+
+
+cdef inline char *_put_json(char *at, const char *name, object value) except NULL:
+    """A fraction, or null, behind its name."""
+    cdef bytes json = _encode(value)
+    return _put(_put(at, name, strlen(name)), PyBytes_AS_STRING(json), PyBytes_GET_SIZE(json))
+
+
 cdef class RegressionFields:
     """See `tables.fields`."""
 
     cdef public bytes prefix
     cdef public long long version, updated_ms, heard_ms, live, passed, fail, skip
     cdef public bint exists, dirty, complete
-    cdef public dict rows
+    cdef public dict rows, signatures
     cdef public str phase
     cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms
     cdef public object first_start_ms, last_finish_ms, span
@@ -1255,8 +1296,64 @@ cdef class RegressionFields:
         self.version = -1
         self.complete = True
         self.rows = {}
+        self.signatures = {}
         self.phase = "open"
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
+
+
+cdef enum:
+    NUMBERS_BYTES = 1024  # more than all names of a statistics record with the longest numbers, and times
+
+
+def stats_value(RegressionFields regression not None, bytes name_json not None, str status not None, submitted, dict fields):
+    """The value of a regression's record in `regression-stats`: see `tables.regressions.Regression.record`.
+
+    OverflowError where a number does not fit in 64 bits: it is left to that.
+    """
+    cdef char numbers[NUMBERS_BYTES]
+    cdef char *at = _put(numbers, b',"status":"', 11)
+    cdef Py_ssize_t size
+    cdef int64_t judged = regression.passed + regression.fail, finished = judged + regression.skip
+    cdef object first = regression.first_start_ms, last = regression.last_finish_ms
+    cdef const char *text = PyUnicode_AsUTF8AndSize(status, &size)
+    at = _put(at, text, size)
+    at = _put_number(at, b'","version":', regression.version)
+    at = _put_moment(at, b',"updated":', regression.updated_ms)
+    at = _put_number(at, b',"live":', regression.live)
+    at = _put_number(at, b',"pass":', regression.passed)
+    at = _put_number(at, b',"fail":', regression.fail)
+    at = _put_number(at, b',"skip":', regression.skip)
+    at = _put_number(at, b',"finished":', finished)
+    at = _put_moment(at, b',"heard":', regression.heard_ms)
+    if submitted is None:
+        at = _put(at, b',"submitted":null,"remaining":null', 34)
+    else:
+        at = _put_number(at, b',"submitted":', submitted)
+        at = _put_number(at, b',"remaining":', submitted - finished)
+    at = _put_json(at, b',"pass_rate":', <double>regression.passed / <double>judged if judged else None)
+    at = _put_number(at, b',"cycles":', regression.cycles)
+    at = _put_number(at, b',"compute_ms":', regression.compute_ms)
+    at = _put_number(at, b',"runtime_ms":', regression.runtime_ms)
+    at = _put_json(
+        at, b',"cycles_per_second":',
+        regression.rate_cycles * 1000 / regression.rate_runtime_ms if regression.rate_runtime_ms else None,
+    )
+    if first is None:
+        at = _put(at, b',"first_start":null', 19)
+    else:
+        at = _put_moment(at, b',"first_start":', first)
+    if last is None:
+        at = _put(at, b',"last_finish":null', 19)
+    else:
+        at = _put_moment(at, b',"last_finish":', last)
+    if first is None or last is None:
+        at = _put(at, b',"duration_ms":null', 19)
+    else:
+        at = _put_number(at, b',"duration_ms":', last - first)
+    return b"".join((
+        b'{"regression":', name_json, PyBytes_FromStringAndSize(numbers, at - numbers),
+        b',"signatures":', _encode(regression.signatures), b',"fields":', _encode(fields), b"}",
+    ))
 
 
 def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max,

@@ -61,7 +61,7 @@ class RegressionFields:
     __slots__ = (
         "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms",
         "last_finish_ms", "live", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms",
-        "skip", "span", "updated_ms", "version",
+        "signatures", "skip", "span", "updated_ms", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,6 +80,7 @@ class RegressionFields:
         self.first_start_ms: int | None = None
         self.last_finish_ms: int | None = None
         self.span: Any = None
+        self.signatures: dict[str, int] = {}  # fails by signature
 
 
 if native is not None and not TYPE_CHECKING:

@@ -4,15 +4,17 @@ What travels in the topic `regression-stats` is enough to go on: the value is pu
 holds the rest.
 """
 
+import contextlib
 import struct
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
 from livejobs.tables import times
+from livejobs.tables.compiled import native
 from livejobs.tables.fields import RegressionFields
 from livejobs.tables.jobs import STATE_HEADER, Headers, Row, Verdict
 
@@ -196,7 +198,6 @@ class Regression(RegressionFields):
         "name_json",
         "sealed_ms",
         "seen",
-        "signatures",
         "size",
         "start",
         "stored",
@@ -235,7 +236,7 @@ class Regression(RegressionFields):
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
         self.first_start_ms = self.last_finish_ms = None
         self.span: Span | None = None  # made when it is first needed
-        self.signatures: dict[str, int] = {}
+        self.signatures = {}
         self.fields: dict[str, msgspec.Raw] = {}
         self.submitted: int | None = None
 
@@ -264,33 +265,38 @@ class Regression(RegressionFields):
 
     def value(self) -> bytes:
         """The value of the record in the topic `regression-stats`."""
+        if native is not None:
+            with contextlib.suppress(OverflowError):
+                return cast("bytes", native.stats_value(self, self.name_json, self.status, self.submitted, self.fields))
+        return _encode(self.record())
+
+    def record(self) -> StatsRecord:
+        """The record in the topic `regression-stats`."""
         judged = self.passed + self.fail
         first, last = self.first_start_ms, self.last_finish_ms
-        return _encode(
-            StatsRecord(
-                regression=self.name,
-                status=self.status,
-                version=self.version,
-                updated=times.to_text(self.updated_ms),
-                live=self.live,
-                passed=self.passed,
-                fail=self.fail,
-                skip=self.skip,
-                finished=self.finished,
-                heard=times.to_text(self.heard_ms),
-                submitted=self.submitted,
-                remaining=None if self.submitted is None else self.submitted - self.finished,
-                pass_rate=self.passed / judged if judged else None,
-                cycles=self.cycles,
-                compute_ms=self.compute_ms,
-                runtime_ms=self.runtime_ms,
-                cycles_per_second=self.rate_cycles * 1000 / self.rate_runtime_ms if self.rate_runtime_ms else None,
-                first_start=None if first is None else times.to_text(first),
-                last_finish=None if last is None else times.to_text(last),
-                duration_ms=None if first is None or last is None else last - first,
-                signatures=self.signatures,
-                fields=self.fields,
-            )
+        return StatsRecord(
+            regression=self.name,
+            status=self.status,
+            version=self.version,
+            updated=times.to_text(self.updated_ms),
+            live=self.live,
+            passed=self.passed,
+            fail=self.fail,
+            skip=self.skip,
+            finished=self.finished,
+            heard=times.to_text(self.heard_ms),
+            submitted=self.submitted,
+            remaining=None if self.submitted is None else self.submitted - self.finished,
+            pass_rate=self.passed / judged if judged else None,
+            cycles=self.cycles,
+            compute_ms=self.compute_ms,
+            runtime_ms=self.runtime_ms,
+            cycles_per_second=self.rate_cycles * 1000 / self.rate_runtime_ms if self.rate_runtime_ms else None,
+            first_start=None if first is None else times.to_text(first),
+            last_finish=None if last is None else times.to_text(last),
+            duration_ms=None if first is None or last is None else last - first,
+            signatures=self.signatures,
+            fields=self.fields,
         )
 
     def headers(self) -> Headers:
@@ -326,32 +332,16 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regressio
         if name == STATE_HEADER:
             private = _decode_private(data)
     regression = Regression(record.regression)
-    for field in (
-        "version",
-        "live",
-        "passed",
-        "fail",
-        "skip",
-        "submitted",
-        "cycles",
-        "compute_ms",
-        "runtime_ms",
-        "signatures",
-        "fields",
-    ):
-        setattr(regression, field, getattr(record, field))
-    for field in (
-        "phase",
-        "tanked",
-        "closed_ms",
-        "sealed_ms",
-        "dropping",
-        "start",
-        "rate_cycles",
-        "rate_runtime_ms",
-        "ending",
-    ):
-        setattr(regression, field, getattr(private, field))
+    regression.version = record.version
+    regression.live = record.live
+    regression.passed, regression.fail, regression.skip = record.passed, record.fail, record.skip
+    regression.submitted = record.submitted
+    regression.cycles, regression.compute_ms, regression.runtime_ms = record.cycles, record.compute_ms, record.runtime_ms
+    regression.signatures, regression.fields = record.signatures, record.fields
+    regression.phase, regression.tanked = private.phase, private.tanked
+    regression.closed_ms, regression.sealed_ms = private.closed_ms, private.sealed_ms
+    regression.dropping, regression.start, regression.ending = private.dropping, private.start, private.ending
+    regression.rate_cycles, regression.rate_runtime_ms = private.rate_cycles, private.rate_runtime_ms
     regression.updated_ms = times.from_text(record.updated)
     regression.heard_ms = times.from_text(record.heard)
     regression.first_start_ms = None if record.first_start is None else times.from_text(record.first_start)

@@ -31,6 +31,8 @@ def to_ms(moment: datetime) -> int:
 
 def from_text(text: str) -> int:
     """Milliseconds since the epoch of RFC 3339 text; ValueError if it is not."""
+    if native is not None and (ms := native.from_text(text)) is not None:
+        return int(ms)
     return to_ms(datetime.fromisoformat(text))
 
 

@@ -16,8 +16,9 @@ from livejobs.streams.config import Sigs
 from livejobs.streams.core import messages, overlay, signature
 from livejobs.streams.core.partitioner import murmur2
 from livejobs.streams.core.rules import Rules
-from livejobs.tables import jobs
+from livejobs.tables import jobs, times
 from livejobs.tables.jobs import Row
+from livejobs.tables.regressions import Regression
 from livejobs.tables.states import JobState
 
 native = pytest.importorskip("livejobs.tables._native")
@@ -360,11 +361,51 @@ def test_changed_rows_are_written_as_the_rules_say(rows: list[dict[str, Any]]) -
     assert found[0] == found[1]
 
 
+count = st.integers(0, 2**63 - 1)
+moment = st.integers(0, 253402300799999)
+
+
+@given(
+    name=st.text(max_size=5),
+    given_=st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(["version", "live", "compute_ms", "runtime_ms", "rate_cycles", "rate_runtime_ms"], count),
+            **dict.fromkeys(["updated_ms", "heard_ms", "first_start_ms", "last_finish_ms"], moment),
+            "cycles": st.integers(0, 2**70),
+            **dict.fromkeys(["passed", "fail", "skip"], st.integers(0, 10**12)),
+            "submitted": st.integers(0, 10**6),
+            "tanked": st.booleans(),
+            "phase": st.sampled_from(["open", "finished", "timed-out"]),
+            "signatures": st.dictionaries(st.text(max_size=5), st.integers(0, 10**6), max_size=3),
+            "fields": st.dictionaries(st.text(max_size=5), st.sampled_from([b"1", b'"x"', b"[1, 2]"]).map(msgspec.Raw), max_size=3),
+        },
+    ),
+)
+def test_statistics_are_written_as_the_rules_say(name: str, given_: dict[str, Any]) -> None:
+    regression = Regression(name)
+    for field, value in given_.items():
+        setattr(regression, field, value)
+    assert regression.value() == msgspec.json.encode(regression.record())
+
+
 @given(ms=st.integers(-62135596800000, 253402300799999))
 @example(ms=-1)
 @example(ms=951782400000)
 def test_times_are_written_as_the_library_writes_them(ms: int) -> None:
     assert native.to_text(ms) == (datetime(1970, 1, 1) + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"  # noqa: DTZ001
+
+
+@given(ms=st.integers(-62135596800000, 253402300799999))
+def test_times_as_they_are_written_are_read(ms: int) -> None:
+    assert native.from_text(native.to_text(ms)) in (ms, None)
+    assert times.from_text(native.to_text(ms)) == ms
+
+
+@given(text=texts)
+def test_other_times_are_read_as_the_library_reads_them_or_left_to_it(text: str) -> None:
+    ms = native.from_text(text)
+    assert ms is None or ms == times.to_ms(datetime.fromisoformat(text))
 
 
 @pytest.mark.parametrize("ms", [-62135596800001, 253402300800000])
