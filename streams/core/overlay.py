@@ -31,12 +31,12 @@ CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
 ROW_BYTES, REGRESSION_BYTES = 350, 2_500
 """What one takes in memory, about, without the row's key and the regression's record."""
-SEEN_BYTES = 16 * 1024 * 1024
+SEEN_BYTES = 8 * 1024 * 1024
 """Bits for the jobs of regressions of which not all rows are remembered: new ones need not be looked for."""
 SEEN_BYTES_MAX = 1024 * 1024
 """Of one regression."""
-SEEN_ROW_BYTES = 32
-"""For each of its rows, when it first forgets some: with eight times as many, one new job in thirty is looked for."""
+SEEN_ROW_BYTES = 16
+"""For each of its rows, when it first forgets some: with four times as many, one new job in thirty is looked for."""
 
 ABSENT, LIVE, FINISHED = JobState.ABSENT, JobState.LIVE, JobState.FINISHED
 

@@ -31,7 +31,7 @@ FETCHED_BYTES_MAX = 24 * 1024 * 1024
 """Of all partitions, fetched ahead and not yet taken; each has its share."""
 FETCH_BYTES_MAX = 3 * 1024 * 1024
 """The share of a partition is not more."""
-QUEUED_BYTES_MAX = 20 * 1024 * 1024
+QUEUED_BYTES_MAX = 12 * 1024 * 1024
 """Of all partitions, taken and not yet committed, as they are in memory; then nothing is taken."""
 IDLE_SECONDS = 0.2
 FULL_SECONDS = 0.01
