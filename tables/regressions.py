@@ -336,7 +336,8 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regressio
     regression.live = record.live
     regression.passed, regression.fail, regression.skip = record.passed, record.fail, record.skip
     regression.submitted = record.submitted
-    regression.cycles, regression.compute_ms, regression.runtime_ms = record.cycles, record.compute_ms, record.runtime_ms
+    regression.cycles, regression.compute_ms = record.cycles, record.compute_ms
+    regression.runtime_ms = record.runtime_ms
     regression.signatures, regression.fields = record.signatures, record.fields
     regression.phase, regression.tanked = private.phase, private.tanked
     regression.closed_ms, regression.sealed_ms = private.closed_ms, private.sealed_ms
