@@ -1283,16 +1283,17 @@ cdef inline char *_put_json(char *at, const char *name, object value) except NUL
 cdef class RegressionFields:
     """See `tables.fields`."""
 
-    cdef public bytes prefix
-    cdef public long long version, updated_ms, heard_ms, live, passed, fail, skip
+    cdef public bytes key, prefix
+    cdef public long long version, updated_ms, heard_ms, live, passed, fail, skip, size, touched
     cdef public bint exists, dirty, complete
+    cdef public bytearray seen
     cdef public dict rows, signatures
     cdef public str phase
     cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms
     cdef public object first_start_ms, last_finish_ms, span
 
     def __cinit__(self, *_):
-        self.prefix = b""
+        self.key = self.prefix = b""
         self.version = -1
         self.complete = True
         self.rows = {}
@@ -1366,9 +1367,10 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
     """
     cdef dict regressions = fold._regressions
     cdef dict dirty_rows = fold._dirty_rows
+    cdef dict dirty_regressions = fold._dirty_regressions
     cdef bint tracking = fold.rules.enable_live, finished, is_new
-    cdef long long epoch = fold._epoch, now
-    cdef Py_ssize_t at = start, changed = fold._bytes, cached = 0
+    cdef long long epoch = fold._epoch, batch = fold._batch, now
+    cdef Py_ssize_t at = start, changed = fold._bytes, cached = 0, stats_bytes = 0
     cdef Record record
     cdef RegressionFields regression
     cdef RowFields row
@@ -1401,19 +1403,22 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
                 break
         key = regression.prefix + tail
         row = regression.rows.get(key)
-        if row is None and not regression.complete:
+        if row is None and not regression.complete and (regression.seen is None or _came_before(key, regression.seen)):
             row = fold._load_row(regression, key)
         is_new = row is None or row.state is _ABSENT
         if not is_new and row.state is not _LIVE:
             break
 
-        # From here on it is taken: what `Fold._heard`, `_move` and `streams.core.statistics` would do.
+        # From here on it is taken: what `Fold._heard`, `_move`, `_publish` and `streams.core.statistics` would do.
         now = max(record.timestamp, regression.updated_ms)
         regression.exists = True
         regression.heard_ms = regression.updated_ms = now
         regression.version = epoch | record.offset
         if not regression.dirty:
-            fold._publish(regression)
+            regression.dirty = True
+            regression.touched = batch
+            stats_bytes += regression.size
+            dirty_regressions[regression.key] = regression
         if is_new:
             if row is None:
                 row = regression.rows[key] = row_type()
@@ -1448,6 +1453,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         changed += PyBytes_GET_SIZE(record.value)
         at += 1
     fold._bytes = changed
+    fold._stats_bytes += stats_bytes
     fold._cached += cached
     return at
 

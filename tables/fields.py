@@ -59,12 +59,13 @@ class RegressionFields:
     """Of a regression in memory, what nearly every message reads or changes."""
 
     __slots__ = (
-        "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms",
+        "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms", "key",
         "last_finish_ms", "live", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms",
-        "signatures", "skip", "span", "updated_ms", "version",
+        "seen", "signatures", "size", "skip", "span", "touched", "updated_ms", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.key = b""
         self.prefix = b""  # of its job keys
         self.version = -1
         self.updated_ms = 0
@@ -72,6 +73,9 @@ class RegressionFields:
         self.exists = False  # heard of, and not yet forgotten
         self.dirty = False
         self.complete = True  # `rows` holds every row the store has
+        self.seen: bytearray | None = None
+        self.size = 0  # of its record, in bytes
+        self.touched = 0  # number of the batch that last changed it
         self.rows: dict[bytes, Any] = {}
         self.phase: Any = "open"
         self.ending: Any = None

@@ -193,17 +193,13 @@ class Regression(RegressionFields):
         "deadline_ms",
         "dropping",
         "fields",
-        "key",
         "name",
         "name_json",
         "sealed_ms",
-        "seen",
-        "size",
         "start",
         "stored",
         "submitted",
         "tanked",
-        "touched",
     )
 
     rows: dict[bytes, Row]
@@ -217,9 +213,6 @@ class Regression(RegressionFields):
         self.name_json = _encode(name)
         self.prefix = b"[" + self.name_json + b","
         self.stored = False
-        self.size = 0  # of its record, in bytes
-        self.touched = 0
-        self.seen: bytearray | None = None
         self.deadline_ms = NEVER_MS  # time of the D entry in the store
         self.renew()
 

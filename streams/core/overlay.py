@@ -29,7 +29,7 @@ CACHE_BYTES = 40 * 1024 * 1024
 """Of rows and regressions remembered between batches, if one worker has all partitions; each has its share."""
 CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
-ROW_BYTES, REGRESSION_BYTES = 350, 2_500
+ROW_BYTES, REGRESSION_BYTES = 350, 1_700
 """What one takes in memory, about, without the row's key and the regression's record."""
 SEEN_BYTES = 8 * 1024 * 1024
 """Bits for the jobs of regressions of which not all rows are remembered: new ones need not be looked for."""
