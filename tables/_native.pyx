@@ -1303,13 +1303,16 @@ cdef class RegressionFields:
 
 
 cdef enum:
-    NUMBERS_BYTES = 1024  # more than all names of a statistics record with the longest numbers, and times
+    NUMBERS_BYTES = 1024  # more than a statistics record's names, with the longest numbers, times and status
+    STATUS_BYTES_MAX = 16
 
 
-def stats_value(RegressionFields regression not None, bytes name_json not None, str status not None, submitted, dict fields):
+def stats_value(RegressionFields regression not None, bytes name_json not None, str status not None, submitted,
+                dict fields not None):
     """The value of a regression's record in `regression-stats`: see `tables.regressions.Regression.record`.
 
-    OverflowError where a number does not fit in 64 bits: it is left to that.
+    OverflowError where a number does not fit in 64 bits: the record is left to that. The counts are of messages that
+    were read, and so far below 2^53.
     """
     cdef char numbers[NUMBERS_BYTES]
     cdef char *at = _put(numbers, b',"status":"', 11)
@@ -1317,6 +1320,8 @@ def stats_value(RegressionFields regression not None, bytes name_json not None, 
     cdef int64_t judged = regression.passed + regression.fail, finished = judged + regression.skip
     cdef object first = regression.first_start_ms, last = regression.last_finish_ms
     cdef const char *text = PyUnicode_AsUTF8AndSize(status, &size)
+    if size > STATUS_BYTES_MAX:
+        raise ValueError("there is no such status")
     at = _put(at, text, size)
     at = _put_number(at, b'","version":', regression.version)
     at = _put_moment(at, b',"updated":', regression.updated_ms)
@@ -1403,6 +1408,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
                 break
         key = regression.prefix + tail
         row = regression.rows.get(key)
+        # As `Overlay._load_row`; a job whose bit is not set yet is new, and from there on it is taken.
         if row is None and not regression.complete and (regression.seen is None or _came_before(key, regression.seen)):
             row = fold._load_row(regression, key)
         is_new = row is None or row.state is _ABSENT

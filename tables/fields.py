@@ -73,7 +73,7 @@ class RegressionFields:
         self.exists = False  # heard of, and not yet forgotten
         self.dirty = False
         self.complete = True  # `rows` holds every row the store has
-        self.seen: bytearray | None = None
+        self.seen: bytearray | None = None  # bits for the keys of all rows that the store has
         self.size = 0  # of its record, in bytes
         self.touched = 0  # number of the batch that last changed it
         self.rows: dict[bytes, Any] = {}

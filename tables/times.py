@@ -1,7 +1,7 @@
 """RFC 3339 text and milliseconds since the epoch (pure)."""
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from livejobs.tables.compiled import native
 
@@ -32,7 +32,7 @@ def to_ms(moment: datetime) -> int:
 def from_text(text: str) -> int:
     """Milliseconds since the epoch of RFC 3339 text; ValueError if it is not."""
     if native is not None and (ms := native.from_text(text)) is not None:
-        return int(ms)
+        return cast("int", ms)
     return to_ms(datetime.fromisoformat(text))
 
 

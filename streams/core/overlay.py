@@ -29,8 +29,10 @@ CACHE_BYTES = 40 * 1024 * 1024
 """Of rows and regressions remembered between batches, if one worker has all partitions; each has its share."""
 CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
-ROW_BYTES, REGRESSION_BYTES = 350, 1_700
-"""What one takes in memory, about, without the row's key and the regression's record."""
+ROW_BYTES, REGRESSION_BYTES = 350, 1_100
+"""What one takes in memory, about, without the row's key and what the regression's record holds."""
+RECORD_COPIES = 2
+"""So many times its size takes what a regression's record holds: signatures and fields, as Python's objects."""
 SEEN_BYTES = 8 * 1024 * 1024
 """Bits for the jobs of regressions of which not all rows are remembered: new ones need not be looked for."""
 SEEN_BYTES_MAX = 1024 * 1024
@@ -87,7 +89,7 @@ class Overlay:
         if regression is None:
             stored = self.store.get(keys.REGRESSION + key)
             regression = Regression(name) if stored is None else regressions.from_stored(stored)
-            self._cached += REGRESSION_BYTES + regression.size
+            self._cached += _bytes_of(regression)
             self._regressions[key] = regression
         return regression
 
@@ -244,7 +246,7 @@ class Overlay:
         self._deadline_head = min(self._deadline_head, regression.deadline_ms)
         value, headers = regression.value(), regression.headers()
         changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
-        self._cached += len(value) - regression.size
+        self._cached += RECORD_COPIES * (len(value) - regression.size)
         regression.size = len(value)
         if dirty:
             changes.stats.append((name, value, headers))
@@ -305,4 +307,5 @@ class Overlay:
 def _bytes_of(regression: Regression) -> int:
     """What a regression takes in memory, about, with its rows."""
     rows, span_bytes = regression.rows, 0 if regression.span is None else SPAN_BYTES
-    return REGRESSION_BYTES + regression.size + span_bytes + ROW_BYTES * len(rows) + sum(map(len, rows))
+    own_bytes = REGRESSION_BYTES + RECORD_COPIES * regression.size + span_bytes
+    return own_bytes + ROW_BYTES * len(rows) + sum(map(len, rows))
