@@ -1332,7 +1332,7 @@ def stats_value(RegressionFields regression not None, bytes name_json not None, 
     at = _put_number(at, b',"finished":', finished)
     at = _put_moment(at, b',"heard":', regression.heard_ms)
     if submitted is None:
-        at = _put(at, b',"submitted":null,"remaining":null', 34)
+        at = _put_json(_put_json(at, b',"submitted":', None), b',"remaining":', None)
     else:
         at = _put_number(at, b',"submitted":', submitted)
         at = _put_number(at, b',"remaining":', submitted - finished)
@@ -1345,15 +1345,15 @@ def stats_value(RegressionFields regression not None, bytes name_json not None, 
         regression.rate_cycles * 1000 / regression.rate_runtime_ms if regression.rate_runtime_ms else None,
     )
     if first is None:
-        at = _put(at, b',"first_start":null', 19)
+        at = _put_json(at, b',"first_start":', None)
     else:
         at = _put_moment(at, b',"first_start":', first)
     if last is None:
-        at = _put(at, b',"last_finish":null', 19)
+        at = _put_json(at, b',"last_finish":', None)
     else:
         at = _put_moment(at, b',"last_finish":', last)
     if first is None or last is None:
-        at = _put(at, b',"duration_ms":null', 19)
+        at = _put_json(at, b',"duration_ms":', None)
     else:
         at = _put_number(at, b',"duration_ms":', last - first)
     return b"".join((

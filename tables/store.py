@@ -46,7 +46,7 @@ FLUSH_THREADS = 2
 OPEN_FILES_MAX = 256
 LEVEL_ZERO_FILES = 12
 """Of a store until they are compacted: with four, compacting was a fifth of a worker's CPU, with eight a seventh; with
-twelve a worker takes a tenth less than with eight."""
+twelve a worker takes a tenth less CPU than with eight."""
 BULK_FILES_MAX = 1_000_000
 FORMAT = 1
 
