@@ -22,6 +22,7 @@ def fetcher(monkeypatch: pytest.MonkeyPatch) -> _PacedFetcher:
     monkeypatch.setattr(Fetcher, "_get_actions_per_node", always)
     made = _PacedFetcher.__new__(_PacedFetcher)
     made._fetch_max_wait_ms, made._records = LONG_MS, {}
+    made._in_flight, made._pending_tasks = set(), set()
     return made
 
 
@@ -45,6 +46,16 @@ def test_a_partition_that_is_left_out_waits_for_no_long_poll(fetcher: _PacedFetc
         fetcher._records = waiting
         now += 1
         assert fetcher._get_actions_per_node(None)[0] == [(1, wait_ms)]
+
+
+@pytest.mark.parametrize(("running", "wait_seconds"), [(set(), 0.0), ({"the fetch"}, 0.2)])
+def test_a_broker_whose_answer_has_just_come_is_looked_at_again_at_once(
+    fetcher: _PacedFetcher, monkeypatch: pytest.MonkeyPatch, running: set[str], wait_seconds: float
+) -> None:
+    """That it may be asked again is noted by a callback of the fetch, which may run behind us: nobody calls us then."""
+    monkeypatch.setattr(Fetcher, "_get_actions_per_node", lambda *_: ([], {}, 0.2, False, []))
+    fetcher._in_flight, fetcher._pending_tasks = {1}, running
+    assert fetcher._get_actions_per_node(None)[2] == wait_seconds
 
 
 def test_a_fetch_that_is_closed_while_it_waits_ends_quietly() -> None:

@@ -102,7 +102,7 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong host name": ({"brokers": "localhost:{port}"}, "its certificate is not trusted: Hostname mismatch, certificate is not valid for 'localhost'; see [kafka] brokers"),
     "no certificate": ({"certfile": None, "keyfile": None}, "it refuses our TLS: bad certificate; see [kafka] certfile"),
     "foreign certificate": ({"certfile": "{foreign}/admin.pem", "keyfile": "{foreign}/admin.key"}, "it refuses our TLS: certificate unknown; see [kafka] certfile"),
-    "no TLS": ({"protocol": "SASL_PLAINTEXT", "cafile": None, "certfile": None, "keyfile": None}, "it closed the connection; see [kafka] protocol"),
+    "no TLS": ({"protocol": "SASL_PLAINTEXT", "cafile": None, "certfile": None, "keyfile": None}, "its answer is not Kafka's, or longer than 134217728 bytes; see [kafka] protocol"),
     "TLS where there is none": ({"brokers": "127.0.0.1:{plain}"}, "it closed the connection; see [kafka] protocol"),
 }  # fmt: skip
 

@@ -7,13 +7,14 @@ import ssl
 from pathlib import Path
 from typing import Any, Self
 
-from aiokafka import errors
+from aiokafka import conn, errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
+from livejobs.streams.kafka.answers import Answers, receive
 
 
 def client_options(kafka: Kafka) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     start that is given up; and a consumer stops, whatever its fetches do.
     """
     AIOKafkaConnection.send, AIOKafkaClient.bootstrap, Fetcher.close = _send, _bootstrap, _close
+    conn.AIOKafkaProtocol, AIOKafkaConnection._create_reader_task = Answers, receive  # noqa: SLF001
     for name in ("aiokafka", "aiokafka.conn", "asyncio"):
         logging.getLogger(name).addFilter(_say_clearly)  # once, however often
     options: dict[str, Any] = {

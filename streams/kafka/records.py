@@ -219,6 +219,8 @@ class _PacedFetcher(Fetcher):  # type: ignore[misc]
             self._ask_at, self._idle_wait_ms = {}, self._fetch_max_wait_ms
         self._fetch_max_wait_ms = min(FETCH_PAUSE_MS, self._idle_wait_ms) if self._records else self._idle_wait_ms
         requests, resets, timeout, invalid, resumed = super()._get_actions_per_node(assignment)
+        if len(self._in_flight) > len(self._pending_tasks):
+            timeout = 0.0  # a request has ended, and that its broker may be asked again is noted in a moment
         now, due = time.monotonic(), []
         for node_id, request in requests:
             ask_at = self._ask_at.get(node_id, 0.0)
