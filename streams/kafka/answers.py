@@ -122,16 +122,12 @@ class Answers(asyncio.BufferedProtocol):
         if connection is None or connection._reader is not self._reader:  # noqa: SLF001
             return  # it was closed
         correlation_id, request, waiting = connection._requests[0]  # noqa: SLF001
-        if correlation_id is None:  # of a login
-            answered = bytes(answer)
-        else:
-            fields = Answer(answer)
-            given = request.parse_response_header(fields).correlation_id
-            if given != correlation_id:
-                raise errors.CorrelationIdError(f"the broker answers request {given}, not {correlation_id}")
-            answered = None if waiting.done() else request.RESPONSE_TYPE.decode(fields)
+        fields = Answer(answer)
+        login = correlation_id is None  # which has no header
+        if not login and (given := request.parse_response_header(fields).correlation_id) != correlation_id:
+            raise errors.CorrelationIdError(f"the broker answers request {given}, not {correlation_id}")
         if not waiting.done():
-            waiting.set_result(answered)
+            waiting.set_result(bytes(answer) if login else request.RESPONSE_TYPE.decode(fields))
         connection._last_action = time.monotonic()  # noqa: SLF001
         connection._requests.popleft()  # noqa: SLF001
 
