@@ -125,6 +125,9 @@ class Broker:
         """What a group has committed of each partition; -1 where nothing."""
         tps = [TopicPartition(source.topic, number) for number in range(source.partitions)]
         try:
+            # Of a broker that is no coordinator yet librdkafka's answer is a segmentation fault (its issue 5040).
+            if self._state(group) is ConsumerGroupState.DEAD:
+                return [-1] * source.partitions
             asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])[group]
             return [max(tp.offset, -1) for tp in asked.result(REQUEST_SECONDS_MAX).topic_partitions]
         except (KafkaException, TimeoutError):  # there is no such group yet, or a broker that has just started
@@ -132,8 +135,11 @@ class Broker:
 
     def is_empty(self, group: str) -> bool:
         """Whether a group has no members any more."""
+        return self._state(group) in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+
+    def _state(self, group: str) -> Any:
         found = self.admin.describe_consumer_groups([group], request_timeout=REQUEST_SECONDS_MAX)[group]
-        return found.result(REQUEST_SECONDS_MAX).state in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+        return found.result(REQUEST_SECONDS_MAX).state
 
     def producer(self, **settings: Any) -> Producer:
         """A producer for what is written beforehand."""
