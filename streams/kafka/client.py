@@ -14,6 +14,7 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from livejobs.streams.config import ConfigError, Kafka
+from livejobs.streams.kafka import produce
 from livejobs.streams.kafka.answers import Answers, receive
 
 
@@ -52,9 +53,13 @@ def _send(self: AIOKafkaConnection, *arguments: Any, **keywords: Any) -> Any:
     would end the task that keeps the cluster's metadata up to date, unseen and for ever.
     """
     try:
+        if produce.is_for_us(self, arguments[0]):
+            return produce.send(self, arguments[0])
         return _aiokafkas_send(self, *arguments, **keywords)
-    except RuntimeError as error:
-        if not self._writer.transport.is_closing():
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, KafkaError):
+            raise
+        if isinstance(error, RuntimeError) and not self._writer.transport.is_closing():
             raise
         self.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
