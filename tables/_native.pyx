@@ -75,12 +75,21 @@ cdef extern from *:
         return ~lj_crc_soft(0xFFFFFFFFu, at, size);
     }
     #endif
+    /* Which byte of a word's eight has the lowest mark; 0 where that is not known. */
+    static int lj_first_mark(uint64_t marks) {
+    #if defined(__GNUC__) && defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return __builtin_ctzll(marks) >> 3;
+    #else
+        return 0;
+    #endif
+    }
     static uint32_t lj_crc32c_soft(const unsigned char *at, size_t size) {
         return ~lj_crc_soft(0xFFFFFFFFu, at, size);
     }
     """
     uint32_t lj_crc32c(const uint8_t *at, size_t size) noexcept nogil
     uint32_t lj_crc32c_soft(const uint8_t *at, size_t size) noexcept nogil
+    int lj_first_mark(uint64_t marks) noexcept nogil
 
 
 def crc32c(bytes data not None, Py_ssize_t start=0, bint portable=False):
@@ -484,7 +493,7 @@ cdef inline const uint8_t *_space(const uint8_t *at, const uint8_t *end) noexcep
 
 
 cdef inline uint64_t _special(uint64_t word) noexcept nogil:
-    """Not 0 if one of eight bytes is a quote, a backslash or a control character."""
+    """Bits for quotes, backslashes and control characters among eight bytes; the first one is right, others may be not."""
     cdef uint64_t ones = 0x0101010101010101, highs = 0x8080808080808080
     cdef uint64_t quote = word ^ (ones * 34), slash = word ^ (ones * 92)
     return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - ones * 32) & ~word)) & highs
@@ -492,7 +501,7 @@ cdef inline uint64_t _special(uint64_t word) noexcept nogil:
 
 cdef const uint8_t *_string(const uint8_t *at, const uint8_t *end, Span *span) noexcept nogil:
     """Read a string from its opening quote on; the text is known to be UTF-8. NULL: not plain."""
-    cdef uint64_t word
+    cdef uint64_t word, special
     if at >= end or at[0] != 34:
         return NULL
     at += 1
@@ -500,7 +509,9 @@ cdef const uint8_t *_string(const uint8_t *at, const uint8_t *end, Span *span) n
     while True:
         while end - at >= 8:
             memcpy(&word, at, 8)
-            if _special(word):
+            special = _special(word)
+            if special:
+                at += lj_first_mark(special)
                 break
             at += 8
         while at < end and at[0] != 34 and at[0] != 92 and at[0] >= 32:
