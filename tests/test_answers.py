@@ -1,18 +1,27 @@
 """A broker's answers, however the network cuts them up. No broker."""
 
 import asyncio
+import contextlib
 import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from aiokafka.errors import CorrelationIdError
+import uvloop
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import CorrelationIdError, KafkaConnectionError
+from aiokafka.protocol.produce import ProduceRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livejobs.streams.config import Kafka
 from livejobs.streams.kafka import answers
 from livejobs.streams.kafka.answers import BUFFER_BYTES, READ_BYTES, Answers
+from livejobs.streams.kafka.client import client_options
+
+SECONDS = 20.0
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Payload:
@@ -39,10 +48,12 @@ Payload.RESPONSE_TYPE = Payload
 class Connection:
     """What `Answers` needs of aiokafka's connection, and of the transport."""
 
+    _reader: Any
+
     def __init__(self, requests: int) -> None:
         loop = asyncio.get_running_loop()
         self.closed = loop.create_future()
-        self._reader: Any = asyncio.StreamReader()
+        self._reader = asyncio.StreamReader()
         self.waiting: list[asyncio.Future[bytes]] = [loop.create_future() for _ in range(requests)]
         self._requests = deque((number, Payload, future) for number, future in enumerate(self.waiting))
         self._last_action = 0.0
@@ -51,8 +62,11 @@ class Connection:
         self.answers.connection_made(self)
         self.ended = self.answers.hand_to(self)  # type: ignore[arg-type]
 
-    def close(self) -> None:
+    def close(self, **_: object) -> None:
         self.closes += 1
+
+    def abort(self) -> None:
+        """Of the transport."""
 
     def receive(self, data: bytes, sizes: Sequence[int] = (READ_BYTES,)) -> None:
         """Let bytes come in, so many at a time, again and again."""
@@ -111,7 +125,7 @@ def test_an_answer_that_is_too_long_ends_the_connection(monkeypatch: pytest.Monk
         connection.receive(answer(0, bytes(992)))
         assert connection.waiting[0].result() == bytes(992)
         connection.receive(answer(1, bytes(993))[:50])
-        assert connection.closes == 1
+        assert connection.closes
         with pytest.raises(ConnectionError, match="longer than 1000 bytes; see \\[kafka\\] protocol"):
             connection.ended.result()
 
@@ -122,7 +136,7 @@ def test_the_answer_to_another_request_ends_the_connection() -> None:
     async def scenario() -> None:
         connection = Connection(2)
         connection.receive(answer(1, b""))
-        assert connection.closes == 1
+        assert connection.closes
         with pytest.raises(CorrelationIdError, match="request 1, not 0"):
             connection.ended.result()
         assert not any(future.done() for future in connection.waiting)
@@ -157,9 +171,83 @@ def test_the_end_of_a_connection_is_told(error: Exception | None) -> None:
         connection.receive(answer(0, b"half of it")[:15])
         connection.answers.connection_lost(error)
         assert connection.closed.done()
+        assert connection.closes
         assert connection._reader.at_eof()
         with pytest.raises(type(error) if error else EOFError):
             connection.ended.result()
         assert not connection.waiting[0].done()
 
     run(scenario)
+
+
+# ---------------------------------------------------------------------- over a socket
+
+
+@pytest.fixture(params=LOOPS)
+def over_a_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, bytes], bytes]:
+    """What becomes of a produce request with this batch, sent to a broker that does that with its connection."""
+    client_options(Kafka())
+
+    async def newest(self: Any) -> None:
+        self._versions = {0: (0, 8)}
+
+    monkeypatch.setattr(AIOKafkaConnection, "_do_version_lookup", newest)
+
+    async def send(broker: Any, batch: bytes) -> bytes:
+        writers: list[asyncio.StreamWriter] = []
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            await broker(reader, writer)
+
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+        connection = AIOKafkaConnection(*server.sockets[0].getsockname(), request_timeout_ms=int(SECONDS * 10_000))
+        try:
+            await connection.connect()
+            answer = await connection.send(ProduceRequest(None, -1, 1000, [("topic", [(0, batch)])]))
+            assert connection.connected()
+            return bytes(answer.encode())
+        finally:
+            await connection.close()
+            for writer in writers:
+                writer.transport.abort()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
+
+    def run(broker: Any, batch: bytes) -> bytes:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            return runner.run(asyncio.wait_for(send(broker, batch), SECONDS))
+
+    return run
+
+
+def test_a_request_is_answered(over_a_socket: Callable[[Any, bytes], bytes]) -> None:
+    fields = struct.pack(">iHsiiHqqqi", 1, 1, b"t", 1, 0, 0, 7, -1, 0, 0)
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (size,) = struct.unpack(">i", await reader.readexactly(4))
+        request = await reader.readexactly(size)
+        assert request.endswith(bytes(3_000_000))
+        writer.write(struct.pack(">i", 4 + len(fields)) + request[4:8])
+        await writer.drain()
+        writer.write(fields)
+
+    assert over_a_socket(broker, bytes(3_000_000)) == fields
+
+
+@pytest.mark.parametrize("how", ["reads no further", "resets"])
+def test_a_request_on_a_connection_that_ends_fails_at_once(over_a_socket: Callable[[Any, bytes], bytes], how: str) -> None:
+    """And not only after its time limit: what was not written yet may keep the transport open."""
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        if how == "resets":
+            writer.transport.abort()
+        else:
+            writer.transport.pause_reading()
+            writer.write_eof()
+
+    with pytest.raises(KafkaConnectionError):
+        over_a_socket(broker, bytes(20_000_000))

@@ -24,19 +24,21 @@ class Connection(conn.AIOKafkaConnection):  # type: ignore[misc]
         super().__init__("localhost", 9092, client_id="me")
         self._versions = {0: (0, version)}
         self._writer, self._error = self, error
-        self.transport, self.written = self, b""
+        self.transport, self.written, self.closing, self.joined = self, b"", False, False
 
     def is_closing(self) -> bool:
-        return True
+        return self.closing
 
     def close(self, **_: object) -> None:  # type: ignore[override]
         """Nothing is open."""
 
     def write(self, data: bytes) -> None:
-        self.writelines([data])
+        self.joined = True
+        self.written += data
 
     def writelines(self, parts: list[bytes]) -> None:
         if self._error is not None:
+            self.closing = True  # uvloop sees it only now
             raise self._error
         self.written += b"".join(parts)
 
@@ -49,9 +51,10 @@ def test_a_request_is_written_as_aiokafka_writes_it(version: int, transactional_
         return  # such brokers have no transactions
     client_options(Kafka())
 
-    async def written(joined: list[Any], send: Any) -> tuple[bytes, int]:
+    async def written(given: list[Any], send: Any, *, joined: bool) -> tuple[bytes, int]:
         connection = Connection(version)
-        answer = send(connection, ProduceRequest(transactional_id, -1, 20_000, joined))
+        answer = send(connection, ProduceRequest(transactional_id, -1, 20_000, given))
+        assert connection.joined == joined
         assert connection._requests[0][0] == 1
         connection._requests[0][2].set_result("the answer")
         assert await answer == "the answer"
@@ -60,7 +63,8 @@ def test_a_request_is_written_as_aiokafka_writes_it(version: int, transactional_
     joined = JOINED if topics else []
     given = topics if version >= 3 else joined
     own = conn.AIOKafkaConnection.send
-    assert asyncio.run(written(given, own)) == asyncio.run(written(joined, client._aiokafkas_send))
+    ours = asyncio.run(written(given, own, joined=version < 3))
+    assert ours == asyncio.run(written(joined, client._aiokafkas_send, joined=True))
 
 
 @pytest.mark.parametrize("error", [OSError("broken pipe"), RuntimeError("the handler is closed")])
@@ -74,12 +78,15 @@ def test_a_connection_that_can_not_be_written_to_is_one_that_is_gone(error: Exce
         asyncio.run(send())
 
 
-def test_a_connection_that_was_closed_is_one_that_is_gone() -> None:
+@pytest.mark.parametrize("how", ["closed", "being closed"])
+def test_a_connection_that_is_closed_is_one_that_is_gone(how: str) -> None:
     client_options(Kafka())
 
     async def send() -> None:
         connection = Connection(Answer.API_VERSION)
-        connection._writer = None
+        if how == "closed":
+            connection._writer = None
+        connection.closing = True
         await connection.send(ProduceRequest(None, -1, 20_000, TOPICS))
 
     with pytest.raises(KafkaConnectionError):

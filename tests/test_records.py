@@ -74,3 +74,16 @@ def test_a_fetch_that_is_closed_while_it_waits_ends_quietly() -> None:
         return await fetch
 
     assert asyncio.run(close()) is False
+
+
+def test_a_batch_that_is_sent_again_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that it was sent on first may still hold its bytes."""
+    now = 1000.0
+    monkeypatch.setattr(records.time, "time", lambda: now)
+    (batch,) = records.batches([(b"key", b"value", [])])
+    batch._set_producer_state(1, 2, 3)
+    built = batch._build()
+    before = bytes(built)
+    now += 1
+    assert batch._build() is built
+    assert bytes(built) == before

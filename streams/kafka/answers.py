@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from aiokafka import errors
-from aiokafka.conn import AIOKafkaConnection
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 
 BUFFER_BYTES = 64 * 1024
 """Of a connection whose answers are small."""
@@ -75,12 +75,11 @@ class Answers(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """The broker closes the connection, and so do we."""
-        self._reader.feed_eof()
+        self._give_up(EOFError("the broker has closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed."""
-        self._reader.feed_eof()
-        self._give_up(exc or EOFError("the broker has closed the connection"))
+        self._give_up(exc or EOFError("the connection is closed"))
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -88,7 +87,12 @@ class Answers(asyncio.BufferedProtocol):
         if not self._ended.done():
             self._ended.set_exception(error)
             self._ended.exception()  # one that nobody was waiting for is no news
-        self._transport.close()
+        connection = self._connection()
+        if connection is not None and connection._reader is self._reader:  # noqa: SLF001
+            # At once: while it has ended and is not closed, aiokafka may let go of it and of all who wait.
+            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+        self._reader.feed_eof()
+        self._transport.abort()  # what is not written yet would keep it open
 
     def _take(self) -> None:
         """Hand out the answers that are there as a whole, and have room for the rest of the next one."""

@@ -49,10 +49,13 @@ _aiokafkas_send = AIOKafkaConnection.send
 def _send(self: AIOKafkaConnection, *arguments: Any, **keywords: Any) -> Any:
     """Raises KafkaConnectionError on a connection that was closed a moment ago.
 
-    uvloop refuses to write to it with a RuntimeError, where asyncio does nothing. aiokafka knows no such error: it
-    would end the task that keeps the cluster's metadata up to date, unseen and for ever.
+    uvloop refuses to write to it with a RuntimeError, where asyncio does nothing, or what harms the next connection
+    (`writelines` of Python 3.12 and 3.13). aiokafka knows no such error: it would end the task that keeps the cluster's
+    metadata up to date, unseen and for ever.
     """
     try:
+        if self._writer is not None and self._writer.is_closing():
+            raise ConnectionError("it is being closed")
         if produce.is_for_us(self, arguments[0]):
             return produce.send(self, arguments[0])
         return _aiokafkas_send(self, *arguments, **keywords)

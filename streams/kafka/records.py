@@ -286,6 +286,7 @@ class PackedBatch:
     def __init__(self, packed: bytearray, count: int, attributes: int) -> None:
         self._packed, self._count, self._attributes = packed, count, attributes
         self._producer = (-1, -1, -1)
+        self._sealed = False
 
     def close(self) -> None:
         """It has always been closed."""
@@ -306,7 +307,9 @@ class PackedBatch:
         self._producer = (producer_id, producer_epoch, base_sequence)
 
     def _build(self) -> bytearray:
-        native.seal(self._packed, self._attributes, int(time.time() * 1000), *self._producer, self._count)
+        if not self._sealed:  # when it is sent again, the connection before may still hold it
+            self._sealed = True
+            native.seal(self._packed, self._attributes, int(time.time() * 1000), *self._producer, self._count)
         return self._packed
 
 
