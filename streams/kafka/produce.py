@@ -10,9 +10,11 @@ from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.types import String
 from aiokafka.util import wait_for
 
 VERSION_MIN = 3
+_TEXT = String("utf-8")
 _INT, _INTS, _SETTINGS = struct.Struct(">i"), struct.Struct(">ii"), struct.Struct(">hii")
 
 
@@ -38,17 +40,10 @@ def send(connection: AIOKafkaConnection, request: ProduceRequest) -> Any:
 
 def _parts(request: Any) -> list[bytes]:
     """The request's bytes; those of its batches are the batches' own."""
-    head = _text(request.transactional_id) + _SETTINGS.pack(request.required_acks, request.timeout, len(request.topics))
-    parts = [head]
+    settings = _SETTINGS.pack(request.required_acks, request.timeout, len(request.topics))
+    parts = [_TEXT.encode(request.transactional_id) + settings]
     for topic, batches in request.topics:
-        parts.append(_text(topic) + _INT.pack(len(batches)))
+        parts.append(_TEXT.encode(topic) + _INT.pack(len(batches)))
         for partition, batch in batches:
             parts += [_INTS.pack(partition, len(batch)), batch]
     return parts
-
-
-def _text(text: str | None) -> bytes:
-    if text is None:
-        return b"\xff\xff"
-    data = text.encode()
-    return len(data).to_bytes(2, "big") + data
