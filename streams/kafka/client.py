@@ -24,8 +24,8 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     Reads the files that the configuration names, now: a changed password file is seen at the next start. Raises
     ConfigError when one can't be read or used. From now on aiokafka's log says clearly why it can't connect, and
     nothing of a login; a connection that is gone is one, whatever the event loop makes of it; none is left open by a
-    start that is given up; and a consumer stops, whatever its fetches do. What is sent and what is answered goes its way
-    without aiokafka's copies.
+    start that is given up; and a consumer stops, whatever its fetches do. What is sent and what
+    is answered goes its way without aiokafka's copies.
     """
     AIOKafkaConnection.send, AIOKafkaClient.bootstrap, Fetcher.close = _send, _bootstrap, _close
     conn.AIOKafkaProtocol, AIOKafkaConnection._create_reader_task = Answers, receive  # noqa: SLF001
