@@ -26,6 +26,9 @@ cdef extern from *:
     #include <stdint.h>
     #include <stddef.h>
     #include <string.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
 
     static uint32_t lj_crc_table[8][256];
     static int lj_crc_ready = 0;
@@ -75,21 +78,42 @@ cdef extern from *:
         return ~lj_crc_soft(0xFFFFFFFFu, at, size);
     }
     #endif
-    /* Which byte of a word's eight has the lowest mark; 0 where that is not known. */
-    static int lj_first_mark(uint64_t marks) {
-    #if defined(__GNUC__) && defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-        return __builtin_ctzll(marks) >> 3;
-    #else
-        return 0;
-    #endif
+    /* The first quote, backslash or control character; or a place before it, less than a step from the end. */
+    #if defined(__SSE2__) && defined(__GNUC__)
+    static inline const unsigned char *lj_past_text(const unsigned char *at, const unsigned char *end) {
+        const __m128i quote = _mm_set1_epi8(34), slash = _mm_set1_epi8(92), control = _mm_set1_epi8(31);
+        for (; end - at >= 16; at += 16) {
+            __m128i text = _mm_loadu_si128((const __m128i *)at);
+            __m128i marks = _mm_or_si128(_mm_cmpeq_epi8(text, quote), _mm_cmpeq_epi8(text, slash));
+            int mask = _mm_movemask_epi8(_mm_or_si128(marks, _mm_cmpeq_epi8(_mm_min_epu8(text, control), text)));
+            if (mask) return at + __builtin_ctz(mask);
+        }
+        return at;
     }
+    #else
+    static inline const unsigned char *lj_past_text(const unsigned char *at, const unsigned char *end) {
+        const uint64_t ones = 0x0101010101010101u, highs = 0x8080808080808080u;
+        for (; end - at >= 8; at += 8) {
+            uint64_t word, quote, slash, marks;
+            memcpy(&word, at, 8);
+            quote = word ^ (ones * 34), slash = word ^ (ones * 92);
+            marks = (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - ones * 32) & ~word)) & highs;
+            if (!marks) continue;
+    #if defined(__GNUC__) && defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+            at += __builtin_ctzll(marks) >> 3;  /* the lowest mark is right, others may be not */
+    #endif
+            return at;
+        }
+        return at;
+    }
+    #endif
     static uint32_t lj_crc32c_soft(const unsigned char *at, size_t size) {
         return ~lj_crc_soft(0xFFFFFFFFu, at, size);
     }
     """
     uint32_t lj_crc32c(const uint8_t *at, size_t size) noexcept nogil
     uint32_t lj_crc32c_soft(const uint8_t *at, size_t size) noexcept nogil
-    int lj_first_mark(uint64_t marks) noexcept nogil
+    const uint8_t *lj_past_text(const uint8_t *at, const uint8_t *end) noexcept nogil
 
 
 def crc32c(bytes data not None, Py_ssize_t start=0, bint portable=False):
@@ -492,28 +516,14 @@ cdef inline const uint8_t *_space(const uint8_t *at, const uint8_t *end) noexcep
     return at
 
 
-cdef inline uint64_t _special(uint64_t word) noexcept nogil:
-    """Bits for quotes, backslashes and control characters among eight bytes; the first one is right, others may be not."""
-    cdef uint64_t ones = 0x0101010101010101, highs = 0x8080808080808080
-    cdef uint64_t quote = word ^ (ones * 34), slash = word ^ (ones * 92)
-    return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - ones * 32) & ~word)) & highs
-
-
 cdef const uint8_t *_string(const uint8_t *at, const uint8_t *end, Span *span) noexcept nogil:
     """Read a string from its opening quote on; the text is known to be UTF-8. NULL: not plain."""
-    cdef uint64_t word, special
     if at >= end or at[0] != 34:
         return NULL
     at += 1
     span.at, span.escaped = at, False
     while True:
-        while end - at >= 8:
-            memcpy(&word, at, 8)
-            special = _special(word)
-            if special:
-                at += lj_first_mark(special)
-                break
-            at += 8
+        at = lj_past_text(at, end)
         while at < end and at[0] != 34 and at[0] != 92 and at[0] >= 32:
             at += 1
         if at >= end or at[0] < 32:
@@ -819,7 +829,15 @@ cdef inline bint _open(object text, Body *body):
     return type(text) is bytes and _scan(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), body)
 
 
-cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body):
+cdef bint _is_utf8(const uint8_t *at, Py_ssize_t size) noexcept with gil:
+    try:
+        PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body) noexcept nogil:
     """As `_open`, for bytes in memory."""
     cdef Py_ssize_t i = 0
     cdef uint64_t word, high = 0
@@ -832,11 +850,8 @@ cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body):
     while i < size:
         high |= at[i]
         i += 1
-    if high & <uint64_t>0x8080808080808080:
-        try:
-            PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
-        except UnicodeDecodeError:
-            return False
+    if high & <uint64_t>0x8080808080808080 and not _is_utf8(at, size):
+        return False
     return _read(at, at + size, body)
 
 
@@ -844,25 +859,27 @@ cdef inline bint _plain_text(Span *span, bint may_be_empty) noexcept nogil:
     return span.at != NULL and not span.escaped and (may_be_empty or span.size > 0)
 
 
-cdef bytes _identity(Body *body, bint *timed, int64_t *start_ms):
-    """What follows the regression in a job's key; None: not plain. Checks the times on the way."""
+cdef bint _identity(Body *body, bint *timed, int64_t *start_ms, int *first, int *last) noexcept nogil:
+    """Which fields are a job's identity, from `first` to `last`. False: not plain. Checks the times on the way."""
     cdef Span *spans = body.spans
-    cdef const uint8_t *at
+    timed[0] = spans[START_TIME].at != NULL
+    if timed[0] and not _time(&spans[START_TIME], start_ms):
+        return False
+    if spans[UNIQUEID].at != NULL and (spans[UNIQUEID].size > 0 or spans[UNIQUEID].escaped):
+        first[0] = last[0] = UNIQUEID
+        return not spans[UNIQUEID].escaped
+    first[0], last[0] = START_TIME, CONFIG
+    return (timed[0] and _plain_text(&spans[CATEGORY], False) and _plain_text(&spans[JOBDIR], False)
+            and _plain_text(&spans[SEED], True) and _plain_text(&spans[CONFIG], True))
+
+
+cdef bytes _key(Body *body, int first, int last):
+    """What follows the regression in a job's key."""
+    cdef Span *spans = body.spans
     cdef bytes key
     cdef char *to
     cdef Py_ssize_t size = 1
-    cdef int i, first = START_TIME, last = CONFIG
-    cdef int64_t ignored
-    timed[0] = spans[START_TIME].at != NULL
-    if timed[0] and not _time(&spans[START_TIME], start_ms):
-        return None
-    if spans[UNIQUEID].at != NULL and (spans[UNIQUEID].size > 0 or spans[UNIQUEID].escaped):
-        if spans[UNIQUEID].escaped:
-            return None
-        first = last = UNIQUEID
-    elif not (timed[0] and _plain_text(&spans[CATEGORY], False) and _plain_text(&spans[JOBDIR], False)
-              and _plain_text(&spans[SEED], True) and _plain_text(&spans[CONFIG], True)):
-        return None
+    cdef int i
     for i in range(first, last + 1):
         size += spans[i].size + 3
     key = PyBytes_FromStringAndSize(NULL, size - 1)
@@ -877,19 +894,25 @@ cdef bytes _identity(Body *body, bint *timed, int64_t *start_ms):
     return key
 
 
-cdef bytes _plain_live(Body *read):
-    """The end of the key of a plain live job; None if it is none."""
+cdef bint _is_live(Body *read, int *first, int *last) noexcept nogil:
+    """Whether it is a plain live job; then where its identity is."""
     cdef bint timed
     cdef int64_t start_ms, finish_ms
     cdef Span *spans = read.spans
     if spans[RESULT].at == NULL or spans[RESULT].size != 4 or memcmp(spans[RESULT].at, b"live", 4) != 0:
-        return None
+        return False
     if read.numbers[COMPUTE_MS] or read.numbers[RUNTIME_MS] or read.numbers[CYCLES] or (
             spans[FAIL_MESSAGE].at != NULL and spans[FAIL_MESSAGE].size > 0):
-        return None
+        return False
     if spans[FINISH_TIME].at != NULL and not _time(&spans[FINISH_TIME], &finish_ms):
-        return None
-    return _identity(read, &timed, &start_ms)
+        return False
+    return _identity(read, &timed, &start_ms, first, last)
+
+
+cdef bytes _plain_live(Body *read):
+    """The end of the key of a plain live job; None if it is none."""
+    cdef int first, last
+    return _key(read, first, last) if _is_live(read, &first, &last) else None
 
 
 def live(body):
@@ -909,24 +932,30 @@ cdef struct Finish:  # the end of a plain finished job
     int64_t finish_ms
 
 
-cdef bytes _plain_finish(Body *read, Finish *found):
-    """The end of the key of a plain finished job; None if it is none."""
+cdef bint _is_finish(Body *read, Finish *found, int *first, int *last) noexcept nogil:
+    """Whether it is a plain finished job; then its end, and where its identity is."""
     cdef Span *spans = read.spans
     cdef const uint8_t *result = spans[RESULT].at
-    cdef bytes key
     if result == NULL or spans[RESULT].size != 4 or (
             memcmp(result, b"pass", 4) != 0 and memcmp(result, b"fail", 4) != 0 and memcmp(result, b"skip", 4) != 0):
-        return None
-    key = _identity(read, &found.timed, &found.start_ms)
-    if key is None or (spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX):
-        return None
+        return False
+    if not _identity(read, &found.timed, &found.start_ms, first, last):
+        return False
+    if spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX:
+        return False
     found.ended = spans[FINISH_TIME].at != NULL
     if found.ended:
-        return key if _time(&spans[FINISH_TIME], &found.finish_ms) else None
+        return _time(&spans[FINISH_TIME], &found.finish_ms)
     if found.timed and spans[RUNTIME_MS].at != NULL and found.start_ms + read.numbers[RUNTIME_MS] <= MS_MAX:
         found.ended = True
         found.finish_ms = found.start_ms + read.numbers[RUNTIME_MS]
-    return key
+    return True
+
+
+cdef bytes _plain_finish(Body *read, Finish *found):
+    """The end of the key of a plain finished job; None if it is none."""
+    cdef int first, last
+    return _key(read, first, last) if _is_finish(read, found, &first, &last) else None
 
 
 def finish(body):
@@ -1549,12 +1578,13 @@ cdef _add(RegressionFields regression, tuple given, long long now):
 
 # ---------------------------------------------------------------------------------------------------- publishing
 
-cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished):
+cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished) noexcept nogil:
     cdef Body read
     cdef Finish found
+    cdef int first, last
     if not _scan(at, size, &read):
         return False
-    return (_plain_finish(&read, &found) if finished else _plain_live(&read)) is not None
+    return _is_finish(&read, &found, &first, &last) if finished else _is_live(&read, &first, &last)
 
 
 def is_job(bytes body not None, bint finished):
@@ -1577,6 +1607,17 @@ def packed_headers(list pairs not None):
     return _varint_bytes(len(pairs)) + b"".join([sized((<str>name).encode()) + sized(data) for name, data in pairs])
 
 
+cdef struct Shared:  # what messages of one type and regression have in common
+    const char *key
+    const char *headers
+    Py_ssize_t key_size
+    Py_ssize_t headers_size
+
+
+cdef inline Shared _shared(bytes key, bytes headers) noexcept:
+    return Shared(PyBytes_AS_STRING(key), PyBytes_AS_STRING(headers), PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(headers))
+
+
 cdef class Packer:
     """A batch that is being filled, and what aiokafka's producer asks of its own BatchBuilder.
 
@@ -1584,6 +1625,7 @@ cdef class Packer:
     """
 
     cdef bytearray _packed
+    cdef uint8_t *_begin
     cdef Py_ssize_t _used, _room, _bytes_max
     cdef int _count
     cdef bint _built
@@ -1593,67 +1635,78 @@ cdef class Packer:
         self._bytes_max = bytes_max
         self._room = 4096
         self._packed = bytearray(self._room)
+        self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
         self._used = HEAD_BYTES
         self._producer = (-1, -1, -1)
 
-    cdef bint _put(self, bytes key, const uint8_t *value, Py_ssize_t size, bytes headers) except -1:
+    cdef int _put(self, Shared *shared, const uint8_t *value, Py_ssize_t size) except -1 nogil:
         cdef uint8_t varint[10]
         cdef uint8_t *at
-        cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key), headers_size = PyBytes_GET_SIZE(headers), length, need
+        cdef Py_ssize_t length, need
         length = 2 + (_put_varint(varint, self._count) - varint)  # attributes, time, place in the batch
-        length += key_size + (_put_varint(varint, size) - varint) + size + headers_size
+        length += shared.key_size + (_put_varint(varint, size) - varint) + size + shared.headers_size
         need = self._used + (_put_varint(varint, length) - varint) + length
         if self._built or (need > self._bytes_max and self._count):
             return False
         if need > self._room:
-            self._room = max(need, min(4 * self._room, self._bytes_max))
-            PyByteArray_Resize(self._packed, self._room)
-        at = _put_varint(<uint8_t *>(<char *>self._packed) + self._used, length)
+            self._grow(need)
+        at = _put_varint(self._begin + self._used, length)
         at[0] = at[1] = 0
         at = _put_varint(at + 2, self._count)
-        memcpy(at, PyBytes_AS_STRING(key), key_size)
-        at = _put_varint(at + key_size, size)
+        memcpy(at, shared.key, shared.key_size)
+        at = _put_varint(at + shared.key_size, size)
         memcpy(at, value, size)
-        memcpy(at + size, PyBytes_AS_STRING(headers), headers_size)
+        memcpy(at + size, shared.headers, shared.headers_size)
         self._used = need
         self._count += 1
         return True
 
+    cdef int _grow(self, Py_ssize_t need) except -1 with gil:
+        self._room = max(need, min(4 * self._room, self._bytes_max))
+        PyByteArray_Resize(self._packed, self._room)
+        self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
+        return 0
+
     def add(self, bytes key not None, bytes value not None, bytes headers not None):
         """Add a message, its key from `sized`, its headers from `packed_headers`. False when it is full."""
-        return self._put(key, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), headers)
+        cdef Shared shared = _shared(key, headers)
+        return bool(self._put(&shared, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)))
 
     def lines(self, bytes key not None, bytes headers not None, bint finished, bytes data not None, Py_ssize_t at):
         """Add a message for each line of `data` from `at` on: plain bodies of finished (or else live) jobs.
 
         Returns the position behind them, their number, and whether it is full. Stops also before a line that is no
-        such body, or has no end.
+        such body, or has no end. Other threads run meanwhile, which must leave this batch alone.
         """
+        cdef Shared shared = _shared(key, headers)
         cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef const uint8_t *line
         cdef const uint8_t *end
         cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
         cdef int before = self._count
         cdef Py_ssize_t after
-        while at < stop - start:
-            line = start + at
-            end = <const uint8_t *>memchr(line, 10, stop - line)
-            if end == NULL:
-                break
-            after = end + 1 - start
-            line = _space(line, end)
-            while end > line and ((end - 1)[0] == 32 or (end - 1)[0] == 13 or (end - 1)[0] == 9):
-                end -= 1
-            if not _is_job(line, end - line, finished):
-                break
-            if not self._put(key, line, end - line, headers):
-                return at, self._count - before, True
-            at = after
-        return at, self._count - before, False
+        cdef bint full = False
+        with nogil:
+            while at < stop - start:
+                line = start + at
+                end = <const uint8_t *>memchr(line, 10, stop - line)
+                if end == NULL:
+                    break
+                after = end + 1 - start
+                line = _space(line, end)
+                while end > line and ((end - 1)[0] == 32 or (end - 1)[0] == 13 or (end - 1)[0] == 9):
+                    end -= 1
+                if not _is_job(line, end - line, finished):
+                    break
+                if not self._put(&shared, line, end - line):
+                    full = True
+                    break
+                at = after
+        return at, self._count - before, full
 
     def messages(self):
         """Its records."""
-        cdef const uint8_t *at = <const uint8_t *>(<char *>self._packed)
+        cdef const uint8_t *at = self._begin
         return _records(at + HEAD_BYTES, at + self._used, self._count, 0, self._count - 1, 0, True, [])
 
     def record_count(self):
@@ -1678,5 +1731,6 @@ cdef class Packer:
         if not self._built:
             self._built = True
             PyByteArray_Resize(self._packed, self._used)
+            self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
             seal(self._packed, 0, int(time() * 1000), *self._producer, self._count)
         return self._packed
