@@ -220,10 +220,12 @@ class Transactions:
     async def _transaction(self, group: Sequence[_Commit]) -> list[Ends]:
         producer = self._producer
         await producer.begin_transaction()
-        await self._add_partitions({tp for commit in group for tp, outputs in commit.outputs if outputs})
+        tps = {tp for commit in group for tp, outputs in commit.outputs if outputs}
         offsets = {commit.source: (commit.offset, commit.mark) for commit in group}
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._send_offsets(offsets))
+            adding = tasks.create_task(self._add_partitions(tps))
+            tasks.create_task(self._send_offsets(offsets))  # its first request goes out right behind the other's
+            await adding
             sending = [tasks.create_task(self._send(commit.outputs)) for commit in group]
         await producer.commit_transaction()
         return [task.result() for task in sending]
