@@ -1176,8 +1176,8 @@ cdef bint _came_before(bytes key, bytearray seen):
     return False
 
 
-cdef bint _restore(Record record, put, delete, bytearray seen):
-    """What `tables.jobs.restore_ops` says, for a record as a worker writes it; False: for no other."""
+cdef bint _restore(Record record, put, delete, bytearray seen, list entries):
+    """What `tables.jobs.restore` does, for a record as a worker writes it; False: for no other."""
     cdef const uint8_t *at
     cdef const uint8_t *end
     cdef Span name, updated
@@ -1215,18 +1215,21 @@ cdef bint _restore(Record record, put, delete, bytearray seen):
     put(b"L" + record.key, live)
     if seen is None or _came_before(record.key, seen):
         delete(b"F" + record.key)
-    put(_seen_key(seen_ms, record.key), b"")
+    entries.append(_seen_key(seen_ms, record.key))
     return True
 
 
-def restore(list records not None, Py_ssize_t start, batch, bytearray seen):
-    """Put what records of the topic `jobs` do to a store into a batch; returns the index of the first one that is left.
+def restore(list records not None, Py_ssize_t start, batch, bytearray seen, list entries not None):
+    """Put what records of the topic `jobs` do to a store into a batch, and what is to be bundled into `entries`.
+
+    Returns the index of the first record that is left.
 
     It takes records as a worker writes them; all others are left to `tables.jobs.restore_ops`.
     """
     cdef Py_ssize_t at = start
     put, delete = batch.put, batch.delete
-    while at < len(records) and type(records[at]) is Record and _restore(<Record>records[at], put, delete, seen):
+    while at < len(records) and type(records[at]) is Record and (
+            _restore(<Record>records[at], put, delete, seen, entries)):
         at += 1
     return at
 

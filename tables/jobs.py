@@ -131,20 +131,27 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
     A store that was empty needs no deletion for the first record of a key: `seen` has bits for the keys that came
     before, its length is a power of two. None: the store was not empty.
     """
+    entries: list[bytes] = []
     at = 0
     while at < len(records):
         if native is not None:
-            at = native.restore(records, at, batch, seen)
+            at = native.restore(records, at, batch, seen, entries)
             if at == len(records):
-                return
+                break
         record = records[at]
         before = seen is None or came_before(record.key, seen)
-        for key, value in restore_ops(record.key, record.value, record.headers):
+        ops, entry = restore_ops(record.key, record.value, record.headers)
+        for key, value in ops:
             if value is not None:
                 batch.put(key, value)
             elif before:
                 batch.delete(key)
+        if entry is not None:
+            entries.append(entry)
         at += 1
+    for at in range(0, len(entries), keys.BUNDLE_ENTRIES_MAX):
+        # No other bundle has this offset: one that was overwritten would be jobs that nobody prunes.
+        batch.put(*keys.bundled(entries[at : at + keys.BUNDLE_ENTRIES_MAX], records[0].offset + at))
 
 
 def came_before(key: bytes, seen: bytearray) -> bool:
@@ -155,23 +162,20 @@ def came_before(key: bytes, seen: bytearray) -> bool:
     return bool(before)
 
 
-def restore_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Op]:
-    """What a record of the topic `jobs` puts into an ordered map: (key, value or None to delete).
+def restore_ops(key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> tuple[list[Op], bytes | None]:
+    """What a record of the topic `jobs` puts into an ordered map: (key, value or None to delete), and its P entry.
 
     A stale P entry may stay behind; whoever meets it drops it.
     """
     if value is None:
-        return [(keys.LIVE + key, None), (keys.FINISHED + key, None)]
+        return [(keys.LIVE + key, None), (keys.FINISHED + key, None)], None
     record = _decode_record(value)
     if record.result != "live":
-        return [(keys.LIVE + key, None), (keys.FINISHED + key, value)]
+        return [(keys.LIVE + key, None), (keys.FINISHED + key, value)], None
     spared = 0
     for name, data in headers:
         if name == STATE_HEADER:
             spared = _decode_private(data).spared
     seen_ms = times.from_text(record.updated)
-    return [
-        (keys.LIVE + key, live_value(seen_ms, spared, value)),
-        (keys.FINISHED + key, None),
-        (keys.timed(keys.SEEN, seen_ms, key), b""),
-    ]
+    ops = [(keys.LIVE + key, live_value(seen_ms, spared, value)), (keys.FINISHED + key, None)]
+    return ops, keys.timed(keys.SEEN, seen_ms, key)

@@ -10,15 +10,22 @@ its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 | ``F`` | job key | the finished row (also one that the system judged) |
 | ``D`` | deadline, regression name | empty: when to look at this regression again |
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
+| ``B`` | the first time in it, an offset | many keys of ``P`` entries, as a restore left them: see `bundled` |
 | ``M`` | a name | what the store knows of itself |
 
 ``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
-moves the entry. A heartbeat therefore costs no index write.
+moves the entry. A heartbeat therefore costs no index write. A ``B`` entry stands for the ``P`` entries in it until the
+first of them may be due: a restore of live jobs wrote as many of them as rows.
 """
 
 import struct
+from collections.abc import Sequence
 
-REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, META = b"R", b"L", b"F", b"D", b"P", b"M"
+import cramjam
+import msgspec
+
+REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D", b"P", b"B", b"M"
+BUNDLE_ENTRIES_MAX = 256
 
 _time = struct.Struct(">Q")
 
@@ -45,3 +52,18 @@ def time_of(key: bytes) -> int:
 def rest_of(key: bytes) -> bytes:
     """What follows the time in a key of a time-ordered table."""
     return key[9:]
+
+
+def bundled(entries: Sequence[bytes], offset: int) -> tuple[bytes, bytes]:
+    """Key and value of the ``B`` entry for some ``P`` entries; `offset` is one that no other has, not negative.
+
+    Their keys are much alike: the value is compressed (LZ4).
+    """
+    value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(entries)))
+    return timed(BUNDLE, time_of(min(entries)), _time.pack(offset)), value
+
+
+def unbundled(value: bytes) -> list[bytes]:
+    """The ``P`` entries of a ``B`` entry."""
+    entries: list[bytes] = msgspec.msgpack.decode(bytes(cramjam.lz4.decompress_block(value)), type=list[bytes])
+    return entries

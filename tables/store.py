@@ -3,7 +3,8 @@
 Next to the rows it keeps, in the same write, how far it is: the source offset applied, the changelog offsets, the
 broker time of the last record, and what it was made with. Memory budgets are of the process, not of a store: a worker
 may own hundreds of them. There is no write-ahead log: after a crash a store is as it was at its last flush, position
-and all, and the changelogs hold the rest. So a store that is corrupt is no loss: it is made anew.
+and all, and the changelogs hold the rest. So a store that is corrupt, or of another version's format, is no loss: it is
+made anew.
 """
 
 import contextlib
@@ -48,7 +49,7 @@ LEVEL_ZERO_FILES = 12
 """Of a store until they are compacted: with four, compacting was a fifth of a worker's CPU, with eight a seventh; with
 twelve a worker takes a tenth less CPU than with eight."""
 BULK_FILES_MAX = 1_000_000
-FORMAT = 1
+FORMAT = 2
 
 _META = keys.META + b"position"
 _CORRUPT = "CORRUPT"
@@ -114,10 +115,9 @@ class Store:
             stored = self._db.get(_META)
         self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
         if self.position.format != FORMAT:
-            raise StoreError(
-                f"{path}: format {self.position.format}, this version writes {FORMAT}: "
-                "delete the folder, it is rebuilt from Kafka"
-            )
+            log.warning("%s: is of format %d, not %d, and made anew", path, self.position.format, FORMAT)
+            self.wipe()
+            return
         self.get = self._db.get
 
     def _open(self, options: Options) -> Rdict:

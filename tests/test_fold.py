@@ -106,8 +106,9 @@ class Core:
         batch = MemoryBatch()
         rows = [Record(0, 0, key, value, tuple(headers)) for key, (value, headers) in self.jobs.items()]
         jobs.restore([compiled_record(row) for row in rows], batch, None)
-        by_rules = dict(op for row in rows for op in jobs.restore_ops(row.key or b"", row.value, row.headers))
-        assert batch.ops == by_rules
+        by_rules = MemoryBatch()
+        jobs.restore(rows, by_rules, None)
+        assert batch.ops == by_rules.ops
         other.map.write(list(batch.ops.items()))
         for key, (value, headers) in self.stats.items():
             other.map.write(rules_of.restore_ops(self.rules, key, value, headers))
@@ -181,9 +182,17 @@ def test_ending_in_steps_equals_the_model(rules: Any, messages: list[Message]) -
     room=st.sampled_from([0, 4_000, 10_000, 10**7]),
     seen_bytes=st.sampled_from([1, 128]),
     least_kept=st.sampled_from([1, 2]),
+    bundle=st.sampled_from([1, 2, 256]),
 )
 def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
-    rules: Any, messages: list[Message], seed: int, step: int, room: int, seen_bytes: int, least_kept: int
+    rules: Any,
+    messages: list[Message],
+    seed: int,
+    step: int,
+    room: int,
+    seen_bytes: int,
+    least_kept: int,
+    bundle: int,
 ) -> None:
     whole = Core(Rules(**asdict(rules)))
     with patch.object(decisions, "ENDING_STEP", step):
@@ -192,7 +201,8 @@ def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
             overlay,
             CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
         )  # fmt: skip
-        with little, patch.object(regressions, "LEAST_KEPT", least_kept):
+        bundles = patch.object(keys, "BUNDLE_ENTRIES_MAX", bundle)
+        with little, bundles, patch.object(regressions, "LEAST_KEPT", least_kept):
             _boundaries(whole, messages, Random(seed))
 
 
@@ -270,6 +280,27 @@ def test_an_ending_stops_where_its_signature_was_taken_away() -> None:
     assert (record["live"], record["fail"], record["signatures"]) == (3, 2, {"lost": 2})
     assert b"ending" not in core.stats[b"run"][1][0][1]
     core.check_rows()
+
+
+def test_restored_live_jobs_are_pruned_when_they_are_due() -> None:
+    """More than one tick may touch, and more than one bundle holds; one has finished meanwhile, one was heard of."""
+    core, count, begin_ms = Core(Rules(True, None, None, prune_ms=1000, retention_ms=10**6, stats_ms=10**9)), 600, 10**12
+
+    def message(offset: int, after_ms: int, kind: str, job: int = 0, result: str = "live") -> Message:
+        key, value = (None, None) if "tick" in kind else (b"run", b'{"uniqueid":"%d","result":"%s"}' % (job, result.encode()))
+        return Message(offset, begin_ms + after_ms, key=key, kind=kind, value=value)
+
+    core.apply(message(job, job, "job-live", job) for job in range(count))
+    core = core.restored()
+    core.apply([message(600, 700, "job-finish", 5, "pass"), message(601, 700, "job-live", 7)])
+    with patch.object(decisions, "TICK_ROWS", 50):
+        core.apply(message(offset, 1300, "_livejobs.tick") for offset in range(602, 620))
+        left = {int(key[-1]) for key, record in core.job_records().items() if record["result"] == "live"}
+        assert left == {7, *range(301, count)}
+        core.apply(message(offset, 1700, "_livejobs.tick") for offset in range(620, 640))
+    assert [(key[-1], record["result"]) for key, record in core.job_records().items()] == [("5", "pass")]
+    core.settle()
+    assert not [key for table in (keys.SEEN, keys.BUNDLE) for key, _ in core.map.scan(table, bytes([table[0] + 1]))]
 
 
 def test_a_regression_that_is_run_again_in_its_order_does_not_look_at_all_jobs_for_each() -> None:

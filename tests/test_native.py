@@ -292,9 +292,10 @@ def test_records_of_a_worker_are_restored_without_a_second_look(result: str) -> 
     row.signature = 'a "signature"' if result == "fail" else None
     value = row.value(b'"r \\"1\\""')
     packed, _ = native.pack([(b"[key", value, [])], 0, 1)
-    batch = MemoryBatch()
-    assert native.restore(native.records(bytes(packed), 61, 1, 0, 0, 0, True), 0, batch, None) == 1
-    assert batch.ops == dict(jobs.restore_ops(b"[key", value, []))
+    batch, entries = MemoryBatch(), list[bytes]()
+    assert native.restore(native.records(bytes(packed), 61, 1, 0, 0, 0, True), 0, batch, None, entries) == 1
+    ops, entry = jobs.restore_ops(b"[key", value, [])
+    assert (batch.ops, entries) == (dict(ops), [] if entry is None else [entry])
 
 
 LOG = st.lists(st.tuples(st.sampled_from([b'["a","1"]', b'["a","2"]', b'["b","1"]']), st.sampled_from(["live", "pass", "fail", ""])))

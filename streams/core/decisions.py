@@ -14,7 +14,7 @@ from livejobs.streams.core.rules import deadline
 from livejobs.streams.core.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
 from livejobs.tables.jobs import Row, Verdict
-from livejobs.tables.regressions import Ending, Regression
+from livejobs.tables.regressions import NEVER_MS, Ending, Regression
 
 ENDING_STEP = 10_000
 """Live jobs judged at once; the rest follows with the ticks."""
@@ -108,10 +108,13 @@ class Decisions(Overlay):
         """Take what is due, at most TICK_ROWS rows of it. False: changes must be written out first."""
         if self._dirty_rows or self._dirty_regressions or self._moved or self._changes.ops:
             return False
+        cutoff_ms = tick_ms - self.rules.prune_ms
+        if self._bundle_head <= cutoff_ms:
+            self._unbundle(cutoff_ms)
+            return False
         left = TICK_ROWS
         if self._deadline_head <= tick_ms:
             left = self._tick_regressions(tick_ms, left)
-        cutoff_ms = tick_ms - self.rules.prune_ms
         if self._seen_head <= cutoff_ms and left > 0:
             self._tick_live(tick_ms, cutoff_ms, left)
         return True
@@ -173,6 +176,18 @@ class Decisions(Overlay):
         self._moved[regression.key] = regression
         self._publish(regression)  # only the private state changes: the record is written again with the same version
         return dropped
+
+    def _unbundle(self, cutoff_ms: int) -> None:
+        """Put P entries into the place of the bundles in which some may be due, some TICK_ROWS at once."""
+        ops, self._bundle_head = self._changes.ops, NEVER_MS
+        for bundle, value in self.store.scan(keys.BUNDLE, bytes([keys.BUNDLE[0] + 1])):
+            if keys.time_of(bundle) > cutoff_ms or len(ops) >= TICK_ROWS:
+                self._bundle_head = keys.time_of(bundle)
+                return
+            entries = keys.unbundled(value)
+            ops.append((bundle, None))
+            ops += [(entry, b"") for entry in entries]
+            self._seen_head = min(self._seen_head, keys.time_of(min(entries)))
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
         """Prune live jobs of which nothing was heard for too long."""

@@ -81,6 +81,7 @@ class Overlay:
         self._batch = 0
         self._deadline_head = self._head(keys.DEADLINE)
         self._seen_head = self._head(keys.SEEN)
+        self._bundle_head = self._head(keys.BUNDLE)
         self.version = -1
         self.now_ms = 0
 

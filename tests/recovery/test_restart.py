@@ -10,17 +10,27 @@ from harness import STOP_SECONDS_MAX, Site
 from load import Load, under_load
 from verdict import verdict
 
+from livejobs.tables.store import FORMAT, Store
 
-@pytest.mark.parametrize("disk", ["same", "empty"])
-def test_a_worker_is_restarted_with(disk: str, site: Site) -> None:
-    load = Load(1 if disk == "same" else 2)
+
+@pytest.mark.parametrize(("disk", "seed"), [("same", 1), ("empty", 2), ("another version's", 3)])
+def test_a_worker_is_restarted_with(disk: str, seed: int, site: Site) -> None:
+    load = Load(seed)
     worker = site.start().ready()
     with under_load(site, load.messages):
         code, seconds = worker.stop()
         assert (code, seconds < STOP_SECONDS_MAX) == (0, True), worker.tail()
         if disk == "empty":
             shutil.rmtree(site.disk())
-        site.start().ready()
+        if disk == "another version's":
+            for number in range(site.partitions):
+                store = Store(site.disk() / site.config.kafka.group / str(number))
+                store.position.format += 1
+                store.write([])
+                store.close()
+        worker = site.start().ready()
+        made_anew = worker.output().count(f"is of format {FORMAT + 1}, not {FORMAT}, and made anew")
+        assert made_anew == (site.partitions if disk == "another version's" else 0), worker.tail()
     verdict(site, load)
 
 
