@@ -829,15 +829,7 @@ cdef inline bint _open(object text, Body *body):
     return type(text) is bytes and _scan(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), body)
 
 
-cdef bint _is_utf8(const uint8_t *at, Py_ssize_t size) noexcept with gil:
-    try:
-        PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body) noexcept nogil:
+cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body):
     """As `_open`, for bytes in memory."""
     cdef Py_ssize_t i = 0
     cdef uint64_t word, high = 0
@@ -850,8 +842,11 @@ cdef bint _scan(const uint8_t *at, Py_ssize_t size, Body *body) noexcept nogil:
     while i < size:
         high |= at[i]
         i += 1
-    if high & <uint64_t>0x8080808080808080 and not _is_utf8(at, size):
-        return False
+    if high & <uint64_t>0x8080808080808080:
+        try:
+            PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
+        except UnicodeDecodeError:
+            return False
     return _read(at, at + size, body)
 
 
@@ -1581,7 +1576,7 @@ cdef _add(RegressionFields regression, tuple given, long long now):
 
 # ---------------------------------------------------------------------------------------------------- publishing
 
-cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished) noexcept nogil:
+cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished):
     cdef Body read
     cdef Finish found
     cdef int first, last
@@ -1642,17 +1637,19 @@ cdef class Packer:
         self._used = HEAD_BYTES
         self._producer = (-1, -1, -1)
 
-    cdef int _put(self, Shared *shared, const uint8_t *value, Py_ssize_t size) except -1 nogil:
+    cdef int _put(self, Shared *shared, const uint8_t *value, Py_ssize_t size) except -1:
         cdef uint8_t varint[10]
         cdef uint8_t *at
-        cdef Py_ssize_t length, need
+        cdef Py_ssize_t length, need, need_room
         length = 2 + (_put_varint(varint, self._count) - varint)  # attributes, time, place in the batch
         length += shared.key_size + (_put_varint(varint, size) - varint) + size + shared.headers_size
         need = self._used + (_put_varint(varint, length) - varint) + length
         if self._built or (need > self._bytes_max and self._count):
             return False
         if need > self._room:
-            self._grow(need)
+            need_room = max(need, min(4 * self._room, self._bytes_max))
+            PyByteArray_Resize(self._packed, need_room)
+            self._begin, self._room = <uint8_t *>PyByteArray_AS_STRING(self._packed), need_room
         at = _put_varint(self._begin + self._used, length)
         at[0] = at[1] = 0
         at = _put_varint(at + 2, self._count)
@@ -1664,12 +1661,6 @@ cdef class Packer:
         self._count += 1
         return True
 
-    cdef int _grow(self, Py_ssize_t need) except -1 with gil:
-        self._room = max(need, min(4 * self._room, self._bytes_max))
-        PyByteArray_Resize(self._packed, self._room)
-        self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
-        return 0
-
     def add(self, bytes key not None, bytes value not None, bytes headers not None):
         """Add a message, its key from `sized`, its headers from `packed_headers`. False when it is full."""
         cdef Shared shared = _shared(key, headers)
@@ -1679,7 +1670,7 @@ cdef class Packer:
         """Add a message for each line of `data` from `at` on: plain bodies of finished (or else live) jobs.
 
         Returns the position behind them, their number, and whether it is full. Stops also before a line that is no
-        such body, or has no end. Other threads run meanwhile, which must leave this batch alone.
+        such body, or has no end.
         """
         cdef Shared shared = _shared(key, headers)
         cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
@@ -1688,24 +1679,21 @@ cdef class Packer:
         cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
         cdef int before = self._count
         cdef Py_ssize_t after
-        cdef bint full = False
-        with nogil:
-            while at < stop - start:
-                line = start + at
-                end = <const uint8_t *>memchr(line, 10, stop - line)
-                if end == NULL:
-                    break
-                after = end + 1 - start
-                line = _space(line, end)
-                while end > line and ((end - 1)[0] == 32 or (end - 1)[0] == 13 or (end - 1)[0] == 9):
-                    end -= 1
-                if not _is_job(line, end - line, finished):
-                    break
-                if not self._put(&shared, line, end - line):
-                    full = True
-                    break
-                at = after
-        return at, self._count - before, full
+        while at < stop - start:
+            line = start + at
+            end = <const uint8_t *>memchr(line, 10, stop - line)
+            if end == NULL:
+                break
+            after = end + 1 - start
+            line = _space(line, end)
+            while end > line and ((end - 1)[0] == 32 or (end - 1)[0] == 13 or (end - 1)[0] == 9):
+                end -= 1
+            if not _is_job(line, end - line, finished):
+                break
+            if not self._put(&shared, line, end - line):
+                return at, self._count - before, True
+            at = after
+        return at, self._count - before, False
 
     def messages(self):
         """Its records."""

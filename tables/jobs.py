@@ -126,7 +126,7 @@ def put_into(batch: Batch, ops: Iterable[Op]) -> None:
 
 
 def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
-    """Put what records of the topic `jobs` do to a store into a batch.
+    """Put what records of the topic `jobs` do to a store into a batch: in order, each offset once.
 
     A store that was empty needs no deletion for the first record of a key: `seen` has bits for the keys that came
     before, its length is a power of two. None: the store was not empty.
@@ -150,7 +150,7 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
             entries.append(entry)
         at += 1
     for at in range(0, len(entries), keys.BUNDLE_ENTRIES_MAX):
-        # No other bundle has this offset: one that was overwritten would be jobs that nobody prunes.
+        # No other bundle has this number: one that was overwritten would be jobs that nobody prunes.
         batch.put(*keys.bundled(entries[at : at + keys.BUNDLE_ENTRIES_MAX], records[0].offset + at))
 
 

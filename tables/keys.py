@@ -10,7 +10,7 @@ its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 | ``F`` | job key | the finished row (also one that the system judged) |
 | ``D`` | deadline, regression name | empty: when to look at this regression again |
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
-| ``B`` | the first time in it, an offset | many keys of ``P`` entries, as a restore left them: see `bundled` |
+| ``B`` | the first time in it, a number | many keys of ``P`` entries, as a restore left them: see `bundled` |
 | ``M`` | a name | what the store knows of itself |
 
 ``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
@@ -21,7 +21,6 @@ first of them may be due: a restore of live jobs wrote as many of them as rows.
 import struct
 from collections.abc import Sequence
 
-import cramjam
 import msgspec
 
 REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D", b"P", b"B", b"M"
@@ -40,7 +39,7 @@ def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, b
 
 
 def timed(table: bytes, ms: int, rest: bytes) -> bytes:
-    """Key of an entry in one of the two time-ordered tables; `ms` since the epoch, not negative."""
+    """Key of an entry in one of the time-ordered tables; `ms` since the epoch, not negative."""
     return table + _time.pack(ms) + rest
 
 
@@ -59,11 +58,15 @@ def bundled(entries: Sequence[bytes], offset: int) -> tuple[bytes, bytes]:
 
     Their keys are much alike: the value is compressed (LZ4).
     """
+    import cramjam  # noqa: PLC0415  only a worker has it
+
     value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(entries)))
     return timed(BUNDLE, time_of(min(entries)), _time.pack(offset)), value
 
 
 def unbundled(value: bytes) -> list[bytes]:
     """The ``P`` entries of a ``B`` entry."""
+    import cramjam  # noqa: PLC0415
+
     entries: list[bytes] = msgspec.msgpack.decode(bytes(cramjam.lz4.decompress_block(value)), type=list[bytes])
     return entries

@@ -73,6 +73,7 @@ async def restore(
         source = store.position.source
         store.wipe()
         store.position.source, store.position.updated_ms = source, now_ms  # what was applied, was
+        store.write([])
     starts = {log.tp: max(getattr(store.position, log.field), first[log.tp]) for log in changelogs}
     seen = None if any(getattr(store.position, log.field) for log in changelogs) else bytearray(SEEN_BYTES)
     bulk = sum(end[tp] - starts[tp] for tp in tps) > BULK_RECORDS

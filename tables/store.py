@@ -83,6 +83,12 @@ class Position(msgspec.Struct, kw_only=True):
     """The rules that the deadline index was made with."""
 
 
+class _Made(msgspec.Struct):
+    """What every version's position has."""
+
+    format: int
+
+
 class Store:
     """One partition's RocksDB. Not to be shared between threads while it is written.
 
@@ -113,11 +119,12 @@ class Store:
         self._db.set_write_options(unlogged)
         with self.explained():
             stored = self._db.get(_META)
-        self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
-        if self.position.format != FORMAT:
-            log.warning("%s: is of format %d, not %d, and made anew", path, self.position.format, FORMAT)
+        found = FORMAT if stored is None else msgspec.json.decode(stored, type=_Made).format
+        if found != FORMAT:
+            log.warning("%s: is of format %d, not %d, and made anew", path, found, FORMAT)
             self.wipe()
             return
+        self.position = Position() if stored is None else msgspec.json.decode(stored, type=Position)
         self.get = self._db.get
 
     def _open(self, options: Options) -> Rdict:
@@ -190,9 +197,12 @@ class Store:
             self._db.close()
 
     def wipe(self) -> None:
-        """Close, delete and open anew: an empty store at the same place."""
+        """Close, delete and open anew: an empty store at the same place. Raises StoreError."""
         self.close()
-        shutil.rmtree(self.path)
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise StoreError(f"{self.path}: can't be deleted: {error.strerror}") from error
         self._start(bulk=False)
 
     def reopen(self, *, bulk: bool = False) -> None:

@@ -24,6 +24,8 @@ from livejobs.streams.verify.differences import Count
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.staged import Staged
 
+FETCHED = 7
+"""Records of `jobs` that a restore takes at once."""
 HISTORIES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
@@ -43,6 +45,10 @@ class Core:
         self.rules = rules
         self.map = MemoryMap()
         self.on_their_way: list[tuple[bytes, bytes | None]] = []
+        self.changelog: list[tuple[bytes, bytes | None, Any]] = []
+        """All records of `jobs`, before they are compacted."""
+        self.kept: tuple[dict[bytes, bytes], int] = ({}, 0)
+        """What a crash leaves of the map, and how much of the changelog is in it."""
         self.jobs: dict[bytes, tuple[bytes, Any]] = {}
         self.stats: dict[bytes, tuple[bytes, Any]] = {}
         self.rejects: list[tuple[str, int, int | None]] = []
@@ -83,6 +89,7 @@ class Core:
         self.settle()
         self.on_their_way = changes.ops
         self.staged.stage(changes.ops)
+        self.changelog += changes.jobs
         for table, outputs in ((self.jobs, changes.jobs), (self.stats, changes.stats)):
             for key, value, headers in outputs:
                 if value is None:
@@ -103,18 +110,38 @@ class Core:
     def restored(self) -> "Core":
         """A core rebuilt from the two topics alone."""
         other = Core(self.rules)
-        batch = MemoryBatch()
-        rows = [Record(0, 0, key, value, tuple(headers)) for key, (value, headers) in self.jobs.items()]
-        jobs.restore([compiled_record(row) for row in rows], batch, None)
-        by_rules = MemoryBatch()
-        jobs.restore(rows, by_rules, None)
-        assert batch.ops == by_rules.ops
-        other.map.write(list(batch.ops.items()))
+        other.restore([Record(at, 0, key, value, tuple(headers)) for at, (key, (value, headers)) in enumerate(self.jobs.items())])
         for key, (value, headers) in self.stats.items():
             other.map.write(rules_of.restore_ops(self.rules, key, value, headers))
         other.jobs, other.stats, other.rejects = dict(self.jobs), dict(self.stats), list(self.rejects)
         other.reopen()
         return other
+
+    def restore(self, records: list[Record]) -> None:
+        """Write what records of `jobs` say to the map; the compiled part says the same as the rules alone."""
+        for at in range(0, len(records), FETCHED):
+            some, batch, by_rules = records[at : at + FETCHED], MemoryBatch(), MemoryBatch()
+            jobs.restore([compiled_record(record) for record in some], batch, None)
+            jobs.restore(some, by_rules, None)
+            assert batch.ops == by_rules.ops
+            self.map.write(list(batch.ops.items()))
+
+    def keep(self) -> None:
+        """From now on a crash leaves what is in the map."""
+        self.settle()
+        self.kept = dict(self.map.values), len(self.changelog)
+
+    def crash(self) -> None:
+        """Lose all that is not kept, and restore it; the regressions' rows are as they were, to keep this short."""
+        values, begin = self.kept
+        self.settle()
+        values = {key: value for key, value in values.items() if key[:1] not in keys.REGRESSION + keys.DEADLINE}
+        values |= {key: value for key, value in self.map.values.items() if key[:1] in keys.REGRESSION + keys.DEADLINE}
+        self.map = MemoryMap()
+        self.map.write(list(values.items()))
+        changelog = [Record(at, 0, key, value, tuple(more)) for at, (key, value, more) in enumerate(self.changelog)]
+        self.restore(changelog[begin:])
+        self.reopen()
 
     def job_records(self) -> dict[tuple[str, ...], dict[str, Any]]:
         return {tuple(json.loads(key)): json.loads(value) for key, (value, _) in self.jobs.items()}
@@ -222,6 +249,22 @@ def _boundaries(whole: Core, messages: list[Message], random: Random) -> None:
     second.apply(messages[at:])
     assert (second.jobs, second.stats, second.rejects) == (whole.jobs, whole.stats, whole.rejects)
     second.check_rows()
+
+
+@HISTORIES
+@given(rules=rule_sets(), messages=histories(), seed=st.integers(0, 2**32), bundle=st.sampled_from([1, 2, 256]))
+def test_crashes_that_take_the_last_writes_away_do_not_matter(
+    rules: Any, messages: list[Message], seed: int, bundle: int
+) -> None:
+    whole, crashing, random = Core(Rules(**asdict(rules))), Core(Rules(**asdict(rules))), Random(seed)
+    whole.apply(messages)
+    with patch.object(keys, "BUNDLE_ENTRIES_MAX", bundle):
+        for message in messages:
+            crashing.apply([message])
+            if random.random() < 0.2:
+                random.choice([crashing.keep, crashing.crash])()
+    assert (crashing.jobs, crashing.stats, crashing.rejects) == (whole.jobs, whole.stats, whole.rejects)
+    crashing.check_rows()
 
 
 @HISTORIES

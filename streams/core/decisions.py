@@ -109,8 +109,7 @@ class Decisions(Overlay):
         if self._dirty_rows or self._dirty_regressions or self._moved or self._changes.ops:
             return False
         cutoff_ms = tick_ms - self.rules.prune_ms
-        if self._bundle_head <= cutoff_ms:
-            self._unbundle(cutoff_ms)
+        if self._bundle_head <= cutoff_ms and self._unbundle(cutoff_ms):
             return False
         left = TICK_ROWS
         if self._deadline_head <= tick_ms:
@@ -177,17 +176,25 @@ class Decisions(Overlay):
         self._publish(regression)  # only the private state changes: the record is written again with the same version
         return dropped
 
-    def _unbundle(self, cutoff_ms: int) -> None:
-        """Put P entries into the place of the bundles in which some may be due, some TICK_ROWS at once."""
-        ops, self._bundle_head = self._changes.ops, NEVER_MS
-        for bundle, value in self.store.scan(keys.BUNDLE, bytes([keys.BUNDLE[0] + 1])):
-            if keys.time_of(bundle) > cutoff_ms or len(ops) >= TICK_ROWS:
+    def _unbundle(self, cutoff_ms: int) -> bool:
+        """Put P entries into the place of the bundles with some that this tick will take; whether there were any.
+
+        What it takes of TICK_ROWS and BATCH_BYTES at once, and one bundle, is the most.
+        """
+        known, _ = self._due(keys.SEEN, self._seen_head, cutoff_ms, TICK_ROWS)
+        until_ms = keys.time_of(known[-1]) if len(known) == TICK_ROWS else cutoff_ms
+        ops, size = self._changes.ops, 0
+        head_ms, self._bundle_head = self._bundle_head, NEVER_MS
+        for bundle, value in self.store.scan(keys.timed(keys.BUNDLE, head_ms, b""), bytes([keys.BUNDLE[0] + 1])):
+            if keys.time_of(bundle) > until_ms or len(ops) >= TICK_ROWS or size >= BATCH_BYTES:
                 self._bundle_head = keys.time_of(bundle)
-                return
+                break
             entries = keys.unbundled(value)
             ops.append((bundle, None))
             ops += [(entry, b"") for entry in entries]
+            size += sum(map(len, entries))
             self._seen_head = min(self._seen_head, keys.time_of(min(entries)))
+        return bool(ops)
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
         """Prune live jobs of which nothing was heard for too long."""
