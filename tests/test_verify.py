@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.consumer import consumer, fetcher
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.partitioner import murmur2
 
@@ -33,6 +34,14 @@ PARTITIONS = 3
 MakeConfig = Callable[..., Config]
 Kept = tuple[bytes, bytes]
 Forged = tuple[bytes, bytes | None, list[tuple[str, bytes]], int]  # key, value, headers, partition
+
+
+@pytest.fixture(autouse=True)
+def _aiokafka_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier takes over how records are read in its process, which is that of other tests, too."""
+    monkeypatch.setattr(consumer, "Fetcher", consumer.Fetcher)
+    for name in ("PartitionRecords", "MemoryRecords", "FetchResult"):
+        monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
 
 
 # ---------------------------------------------------------------------------------------------------- what is compared
