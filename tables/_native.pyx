@@ -472,6 +472,7 @@ cdef struct Span:  # a value in the text; a string without its quotes
 cdef struct Body:
     Span spans[22]  # by Field; at is NULL: absent or null
     int64_t numbers[22]
+    int first, last  # the fields that are its identity, once `_identity` has found it
 
 cdef struct Names:  # the keys of one object
     Span spans[32]
@@ -854,43 +855,43 @@ cdef inline bint _plain_text(Span *span, bint may_be_empty) noexcept nogil:
     return span.at != NULL and not span.escaped and (may_be_empty or span.size > 0)
 
 
-cdef bint _identity(Body *body, bint *timed, int64_t *start_ms, int *first, int *last) noexcept nogil:
-    """Which fields are a job's identity, from `first` to `last`. False: not plain. Checks the times on the way."""
+cdef bint _identity(Body *body, bint *timed, int64_t *start_ms) noexcept nogil:
+    """Find which fields are a job's identity. False: not plain. Checks the times on the way."""
     cdef Span *spans = body.spans
     timed[0] = spans[START_TIME].at != NULL
     if timed[0] and not _time(&spans[START_TIME], start_ms):
         return False
     if spans[UNIQUEID].at != NULL and (spans[UNIQUEID].size > 0 or spans[UNIQUEID].escaped):
-        first[0] = last[0] = UNIQUEID
+        body.first = body.last = UNIQUEID
         return not spans[UNIQUEID].escaped
-    first[0], last[0] = START_TIME, CONFIG
+    body.first, body.last = START_TIME, CONFIG
     return (timed[0] and _plain_text(&spans[CATEGORY], False) and _plain_text(&spans[JOBDIR], False)
             and _plain_text(&spans[SEED], True) and _plain_text(&spans[CONFIG], True))
 
 
-cdef bytes _key(Body *body, int first, int last):
+cdef bytes _key(Body *body):
     """What follows the regression in a job's key."""
     cdef Span *spans = body.spans
     cdef bytes key
     cdef char *to
     cdef Py_ssize_t size = 1
     cdef int i
-    for i in range(first, last + 1):
+    for i in range(body.first, body.last + 1):
         size += spans[i].size + 3
     key = PyBytes_FromStringAndSize(NULL, size - 1)
     to = PyBytes_AS_STRING(key)
-    for i in range(first, last + 1):
+    for i in range(body.first, body.last + 1):
         to[0] = 34
         memcpy(to + 1, spans[i].at, spans[i].size)
         to += spans[i].size + 1
         to[0] = 34
-        to[1] = 44 if i < last else 93
+        to[1] = 44 if i < body.last else 93
         to += 2
     return key
 
 
-cdef bint _is_live(Body *read, int *first, int *last) noexcept nogil:
-    """Whether it is a plain live job; then where its identity is."""
+cdef bint _is_live(Body *read) noexcept nogil:
+    """Whether it is a plain live job."""
     cdef bint timed
     cdef int64_t start_ms, finish_ms
     cdef Span *spans = read.spans
@@ -901,13 +902,12 @@ cdef bint _is_live(Body *read, int *first, int *last) noexcept nogil:
         return False
     if spans[FINISH_TIME].at != NULL and not _time(&spans[FINISH_TIME], &finish_ms):
         return False
-    return _identity(read, &timed, &start_ms, first, last)
+    return _identity(read, &timed, &start_ms)
 
 
 cdef bytes _plain_live(Body *read):
     """The end of the key of a plain live job; None if it is none."""
-    cdef int first, last
-    return _key(read, first, last) if _is_live(read, &first, &last) else None
+    return _key(read) if _is_live(read) else None
 
 
 def live(body):
@@ -927,14 +927,14 @@ cdef struct Finish:  # the end of a plain finished job
     int64_t finish_ms
 
 
-cdef bint _is_finish(Body *read, Finish *found, int *first, int *last) noexcept nogil:
-    """Whether it is a plain finished job; then its end, and where its identity is."""
+cdef bint _is_finish(Body *read, Finish *found) noexcept nogil:
+    """Whether it is a plain finished job; then its end."""
     cdef Span *spans = read.spans
     cdef const uint8_t *result = spans[RESULT].at
     if result == NULL or spans[RESULT].size != 4 or (
             memcmp(result, b"pass", 4) != 0 and memcmp(result, b"fail", 4) != 0 and memcmp(result, b"skip", 4) != 0):
         return False
-    if not _identity(read, &found.timed, &found.start_ms, first, last):
+    if not _identity(read, &found.timed, &found.start_ms):
         return False
     if spans[BUCKET].at != NULL and spans[BUCKET].size > SIGNATURE_BYTES_MAX:
         return False
@@ -949,8 +949,7 @@ cdef bint _is_finish(Body *read, Finish *found, int *first, int *last) noexcept 
 
 cdef bytes _plain_finish(Body *read, Finish *found):
     """The end of the key of a plain finished job; None if it is none."""
-    cdef int first, last
-    return _key(read, first, last) if _is_finish(read, found, &first, &last) else None
+    return _key(read) if _is_finish(read, found) else None
 
 
 def finish(body):
@@ -1579,10 +1578,7 @@ cdef _add(RegressionFields regression, tuple given, long long now):
 cdef bint _is_job(const uint8_t *at, Py_ssize_t size, bint finished):
     cdef Body read
     cdef Finish found
-    cdef int first, last
-    if not _scan(at, size, &read):
-        return False
-    return _is_finish(&read, &found, &first, &last) if finished else _is_live(&read, &first, &last)
+    return _scan(at, size, &read) and (_is_finish(&read, &found) if finished else _is_live(&read))
 
 
 def is_job(bytes body not None, bint finished):
@@ -1605,17 +1601,6 @@ def packed_headers(list pairs not None):
     return _varint_bytes(len(pairs)) + b"".join([sized((<str>name).encode()) + sized(data) for name, data in pairs])
 
 
-cdef struct Shared:  # what messages of one type and regression have in common
-    const char *key
-    const char *headers
-    Py_ssize_t key_size
-    Py_ssize_t headers_size
-
-
-cdef inline Shared _shared(bytes key, bytes headers) noexcept:
-    return Shared(PyBytes_AS_STRING(key), PyBytes_AS_STRING(headers), PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(headers))
-
-
 cdef class Packer:
     """A batch that is being filled, and what aiokafka's producer asks of its own BatchBuilder.
 
@@ -1623,7 +1608,6 @@ cdef class Packer:
     """
 
     cdef bytearray _packed
-    cdef uint8_t *_begin
     cdef Py_ssize_t _used, _room, _bytes_max
     cdef int _count
     cdef bint _built
@@ -1633,38 +1617,36 @@ cdef class Packer:
         self._bytes_max = bytes_max
         self._room = 4096
         self._packed = bytearray(self._room)
-        self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
         self._used = HEAD_BYTES
         self._producer = (-1, -1, -1)
 
-    cdef int _put(self, Shared *shared, const uint8_t *value, Py_ssize_t size) except -1:
+    cdef bint _put(self, bytes key, const uint8_t *value, Py_ssize_t size, bytes headers) except -1:
         cdef uint8_t varint[10]
         cdef uint8_t *at
-        cdef Py_ssize_t length, need, need_room
+        cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key), headers_size = PyBytes_GET_SIZE(headers), length, need, room
         length = 2 + (_put_varint(varint, self._count) - varint)  # attributes, time, place in the batch
-        length += shared.key_size + (_put_varint(varint, size) - varint) + size + shared.headers_size
+        length += key_size + (_put_varint(varint, size) - varint) + size + headers_size
         need = self._used + (_put_varint(varint, length) - varint) + length
         if self._built or (need > self._bytes_max and self._count):
             return False
         if need > self._room:
-            need_room = max(need, min(4 * self._room, self._bytes_max))
-            PyByteArray_Resize(self._packed, need_room)
-            self._begin, self._room = <uint8_t *>PyByteArray_AS_STRING(self._packed), need_room
-        at = _put_varint(self._begin + self._used, length)
+            room = max(need, min(4 * self._room, self._bytes_max))
+            PyByteArray_Resize(self._packed, room)
+            self._room = room
+        at = _put_varint(<uint8_t *>(<char *>self._packed) + self._used, length)
         at[0] = at[1] = 0
         at = _put_varint(at + 2, self._count)
-        memcpy(at, shared.key, shared.key_size)
-        at = _put_varint(at + shared.key_size, size)
+        memcpy(at, PyBytes_AS_STRING(key), key_size)
+        at = _put_varint(at + key_size, size)
         memcpy(at, value, size)
-        memcpy(at + size, shared.headers, shared.headers_size)
+        memcpy(at + size, PyBytes_AS_STRING(headers), headers_size)
         self._used = need
         self._count += 1
         return True
 
     def add(self, bytes key not None, bytes value not None, bytes headers not None):
         """Add a message, its key from `sized`, its headers from `packed_headers`. False when it is full."""
-        cdef Shared shared = _shared(key, headers)
-        return bool(self._put(&shared, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)))
+        return self._put(key, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), headers)
 
     def lines(self, bytes key not None, bytes headers not None, bint finished, bytes data not None, Py_ssize_t at):
         """Add a message for each line of `data` from `at` on: plain bodies of finished (or else live) jobs.
@@ -1672,7 +1654,6 @@ cdef class Packer:
         Returns the position behind them, their number, and whether it is full. Stops also before a line that is no
         such body, or has no end.
         """
-        cdef Shared shared = _shared(key, headers)
         cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef const uint8_t *line
         cdef const uint8_t *end
@@ -1690,14 +1671,14 @@ cdef class Packer:
                 end -= 1
             if not _is_job(line, end - line, finished):
                 break
-            if not self._put(&shared, line, end - line):
+            if not self._put(key, line, end - line, headers):
                 return at, self._count - before, True
             at = after
         return at, self._count - before, False
 
     def messages(self):
         """Its records."""
-        cdef const uint8_t *at = self._begin
+        cdef const uint8_t *at = <const uint8_t *>(<char *>self._packed)
         return _records(at + HEAD_BYTES, at + self._used, self._count, 0, self._count - 1, 0, True, [])
 
     def record_count(self):
@@ -1722,6 +1703,5 @@ cdef class Packer:
         if not self._built:
             self._built = True
             PyByteArray_Resize(self._packed, self._used)
-            self._begin = <uint8_t *>PyByteArray_AS_STRING(self._packed)
             seal(self._packed, 0, int(time() * 1000), *self._producer, self._count)
         return self._packed

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
+import cramjam
 import msgspec
 
 from livejobs.tables import keys, times
@@ -19,6 +20,7 @@ Verdict = Literal["timeout", "finish", "tank"]
 Headers = list[tuple[str, bytes]]
 
 STATE_HEADER = "livejobs.state"
+BUNDLE_ENTRIES_MAX = 256
 
 _local = struct.Struct(">QQ")
 _encode = msgspec.json.encode
@@ -61,6 +63,7 @@ class Row(RowFields):
 
 _decode_record = msgspec.json.Decoder(JobRecord).decode
 _decode_private = msgspec.json.Decoder(JobPrivate).decode
+_decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 def decode(value: bytes) -> JobRecord:
@@ -149,9 +152,23 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
         if entry is not None:
             entries.append(entry)
         at += 1
-    for at in range(0, len(entries), keys.BUNDLE_ENTRIES_MAX):
+    for at in range(0, len(entries), BUNDLE_ENTRIES_MAX):
         # No other bundle has this number: one that was overwritten would be jobs that nobody prunes.
-        batch.put(*keys.bundled(entries[at : at + keys.BUNDLE_ENTRIES_MAX], records[0].offset + at))
+        batch.put(*bundled(entries[at : at + BUNDLE_ENTRIES_MAX], records[0].offset + at))
+
+
+def bundled(entries: Sequence[bytes], number: int) -> tuple[bytes, bytes]:
+    """Key and value of the B entry for the keys of some P entries; `number` is one that no other has, not negative.
+
+    The keys are much alike: the value is compressed (LZ4).
+    """
+    value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(entries)))
+    return keys.timed(keys.BUNDLE, keys.time_of(min(entries)), number.to_bytes(8, "big")), value
+
+
+def unbundled(value: bytes) -> list[bytes]:
+    """The keys of the P entries in a B entry."""
+    return _decode_entries(bytes(cramjam.lz4.decompress_block(value)))
 
 
 def came_before(key: bytes, seen: bytearray) -> bool:

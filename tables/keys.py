@@ -10,7 +10,7 @@ its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 | ``F`` | job key | the finished row (also one that the system judged) |
 | ``D`` | deadline, regression name | empty: when to look at this regression again |
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
-| ``B`` | the first time in it, a number | many keys of ``P`` entries, as a restore left them: see `bundled` |
+| ``B`` | the first time in it, a number | many keys of ``P`` entries, as a restore left them: see `tables.jobs` |
 | ``M`` | a name | what the store knows of itself |
 
 ``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
@@ -19,12 +19,8 @@ first of them may be due: a restore of live jobs wrote as many of them as rows.
 """
 
 import struct
-from collections.abc import Sequence
-
-import msgspec
 
 REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D", b"P", b"B", b"M"
-BUNDLE_ENTRIES_MAX = 256
 
 _time = struct.Struct(">Q")
 
@@ -51,22 +47,3 @@ def time_of(key: bytes) -> int:
 def rest_of(key: bytes) -> bytes:
     """What follows the time in a key of a time-ordered table."""
     return key[9:]
-
-
-def bundled(entries: Sequence[bytes], offset: int) -> tuple[bytes, bytes]:
-    """Key and value of the ``B`` entry for some ``P`` entries; `offset` is one that no other has, not negative.
-
-    Their keys are much alike: the value is compressed (LZ4).
-    """
-    import cramjam  # noqa: PLC0415  only a worker has it
-
-    value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(entries)))
-    return timed(BUNDLE, time_of(min(entries)), _time.pack(offset)), value
-
-
-def unbundled(value: bytes) -> list[bytes]:
-    """The ``P`` entries of a ``B`` entry."""
-    import cramjam  # noqa: PLC0415
-
-    entries: list[bytes] = msgspec.msgpack.decode(bytes(cramjam.lz4.decompress_block(value)), type=list[bytes])
-    return entries

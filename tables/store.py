@@ -119,8 +119,7 @@ class Store:
         self._db.set_write_options(unlogged)
         with self.explained():
             stored = self._db.get(_META)
-        found = FORMAT if stored is None else msgspec.json.decode(stored, type=_Made).format
-        if found != FORMAT:
+        if stored is not None and (found := msgspec.json.decode(stored, type=_Made).format) != FORMAT:
             log.warning("%s: is of format %d, not %d, and made anew", path, found, FORMAT)
             self.wipe()
             return

@@ -228,7 +228,7 @@ def test_batch_boundaries_restarts_restores_and_room_in_memory_do_not_matter(
             overlay,
             CACHE_BYTES=room, CACHE_BYTES_MIN=0, SEEN_BYTES=2 * seen_bytes, SEEN_BYTES_MAX=seen_bytes,
         )  # fmt: skip
-        bundles = patch.object(keys, "BUNDLE_ENTRIES_MAX", bundle)
+        bundles = patch.object(jobs, "BUNDLE_ENTRIES_MAX", bundle)
         with little, bundles, patch.object(regressions, "LEAST_KEPT", least_kept):
             _boundaries(whole, messages, Random(seed))
 
@@ -258,7 +258,7 @@ def test_crashes_that_take_the_last_writes_away_do_not_matter(
 ) -> None:
     whole, crashing, random = Core(Rules(**asdict(rules))), Core(Rules(**asdict(rules))), Random(seed)
     whole.apply(messages)
-    with patch.object(keys, "BUNDLE_ENTRIES_MAX", bundle):
+    with patch.object(jobs, "BUNDLE_ENTRIES_MAX", bundle):
         for message in messages:
             crashing.apply([message])
             if random.random() < 0.2:

@@ -185,15 +185,16 @@ class Decisions(Overlay):
         until_ms = keys.time_of(known[-1]) if len(known) == TICK_ROWS else cutoff_ms
         ops, size = self._changes.ops, 0
         head_ms, self._bundle_head = self._bundle_head, NEVER_MS
-        for bundle, value in self.store.scan(keys.timed(keys.BUNDLE, head_ms, b""), bytes([keys.BUNDLE[0] + 1])):
-            if keys.time_of(bundle) > until_ms or len(ops) >= TICK_ROWS or size >= BATCH_BYTES:
-                self._bundle_head = keys.time_of(bundle)
+        for bundle, value in self._entries(keys.BUNDLE, head_ms):
+            first_ms = keys.time_of(bundle)
+            if first_ms > until_ms or len(ops) >= TICK_ROWS or size >= BATCH_BYTES:
+                self._bundle_head = first_ms
                 break
-            entries = keys.unbundled(value)
+            self._seen_head = min(self._seen_head, first_ms)
+            entries = jobs.unbundled(value)
             ops.append((bundle, None))
             ops += [(entry, b"") for entry in entries]
             size += sum(map(len, entries))
-            self._seen_head = min(self._seen_head, keys.time_of(min(entries)))
         return bool(ops)
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:

@@ -162,14 +162,18 @@ class Overlay:
     def _due(self, table: bytes, head_ms: int, until_ms: int, most: int) -> tuple[list[bytes], int]:
         """Entries of a time-ordered table up to a time, and the time of the first entry behind them."""
         due: list[bytes] = []
-        for key, _ in self.store.scan(keys.timed(table, head_ms, b""), bytes([table[0] + 1])):
+        for key, _ in self._entries(table, head_ms):
             if keys.time_of(key) > until_ms or len(due) == most:
                 return due, keys.time_of(key)
             due.append(key)
         return due, NEVER_MS
 
+    def _entries(self, table: bytes, from_ms: int) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a time-ordered table, from a time on."""
+        return self.store.scan(keys.timed(table, from_ms, b""), bytes([table[0] + 1]))
+
     def _head(self, table: bytes) -> int:
-        for key, _ in self.store.scan(table, bytes([table[0] + 1])):
+        for key, _ in self._entries(table, 0):
             return keys.time_of(key)
         return NEVER_MS
 
