@@ -1602,7 +1602,7 @@ def packed_headers(list pairs not None):
 
 
 cdef class Packer:
-    """A batch that is being filled, and what aiokafka's producer asks of its own BatchBuilder.
+    """A batch that is being filled.
 
     It takes messages until it is `bytes_max` long; the first one always. Once it is built it takes no more.
     """
@@ -1611,14 +1611,12 @@ cdef class Packer:
     cdef Py_ssize_t _used, _room, _bytes_max
     cdef int _count
     cdef bint _built
-    cdef tuple _producer
 
     def __cinit__(self, Py_ssize_t bytes_max):
         self._bytes_max = bytes_max
         self._room = 4096
         self._packed = bytearray(self._room)
         self._used = HEAD_BYTES
-        self._producer = (-1, -1, -1)
 
     cdef bint _put(self, bytes key, const uint8_t *value, Py_ssize_t size, bytes headers) except -1:
         cdef uint8_t varint[10]
@@ -1689,19 +1687,9 @@ cdef class Packer:
         """Size in bytes."""
         return self._used
 
-    def close(self):
-        """It is closed when it is built."""
-
-    def closed(self):
-        """aiokafka may add nothing."""
-        return True
-
-    def _set_producer_state(self, long long producer_id, int producer_epoch, int base_sequence):
-        self._producer = (producer_id, producer_epoch, base_sequence)
-
-    def _build(self):
-        if not self._built:
-            self._built = True
-            PyByteArray_Resize(self._packed, self._used)
-            seal(self._packed, 0, int(time() * 1000), *self._producer, self._count)
+    def built(self, long long producer_id, int producer_epoch, int base_sequence):
+        """As it is sent; nothing can be added from now on."""
+        self._built = True
+        PyByteArray_Resize(self._packed, self._used)
+        seal(self._packed, 0, int(time() * 1000), producer_id, producer_epoch, base_sequence, self._count)
         return self._packed

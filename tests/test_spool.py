@@ -22,6 +22,7 @@ from livejobs.streams.publisher import delivery, publish, spool
 from livejobs.streams.publisher.batch import Batch
 from livejobs.streams.publisher.delivery import Outcome
 from livejobs.streams.publisher.publish import Message, Source
+from livejobs.streams.publisher.sender import Sender
 from livejobs.streams.publisher.spool import FRAME, HEADER, Spool, SpoolError, SpoolFullError
 
 MIB = 1 << 20
@@ -322,26 +323,28 @@ def test_a_call_that_meets_a_sender_waits_and_then_keeps(config: Config, monkeyp
 
 def test_the_broker_goes_in_the_middle(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no acknowledgement is kept, with all that comes after it, and nothing is missing in the end."""
-    real = publish.Publisher._deliver
-    batches = 0
+    real, sent, sent_max = Sender.send, [], 3
 
-    async def deliver_some(self: publish.Publisher, partition: int, batch: Batch) -> None:
-        nonlocal batches
-        batches += 1
-        if batches > 3:
-            raise TimeoutError
-        await real(self, partition, batch)
+    def send_some(self: Sender, partition: int, batch: Batch) -> asyncio.Future[None]:
+        if len(sent) < sent_max:
+            sent.append(real(self, partition, batch))
+            return sent[-1]
+        return asyncio.ensure_future(no_answer())
+
+    async def no_answer() -> None:
+        await asyncio.gather(*sent)
+        raise TimeoutError
 
     monkeypatch.setattr(publish, "BATCH_BYTES", 2000)
-    monkeypatch.setattr(publish.Publisher, "_deliver", deliver_some)
+    monkeypatch.setattr(Sender, "send", send_some)
     given = [message(number, f"r/{number % 3}") for number in range(500)]
     first = deliver(config, given)
     assert 0 < first.sent < 500
     assert first.sent + first.kept.count == 500
-    batches = 1  # the next call is cut off in the middle of the spool
+    sent, sent_max = [], 2  # the next call is cut off in the middle of the spool
     second = deliver(config, [message(500, "r/0")])
     assert (second.sent, second.kept.count) == (0, 1)
-    monkeypatch.setattr(publish.Publisher, "_deliver", real)
+    monkeypatch.setattr(Sender, "send", real)
     third = deliver(config, [message(503, "r/2")])
     assert (third.resent, third.sent) == (first.kept.count + 1, 1)
     of: dict[bytes, list[int]] = {}

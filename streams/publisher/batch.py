@@ -1,7 +1,6 @@
 """A batch of messages for one partition: filled by the compiled part, or by aiokafka's own builder without it."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -55,6 +54,11 @@ class _SlowPacker(BatchBuilder):  # type: ignore[misc]
     def messages(self) -> list[Any]:
         return self._messages
 
+    def built(self, producer_id: int, producer_epoch: int, sequence: int) -> bytes:
+        self._set_producer_state(producer_id, producer_epoch, sequence)
+        data: bytes = self._build()
+        return data
+
 
 class _Record(NamedTuple):
     key: bytes
@@ -63,22 +67,6 @@ class _Record(NamedTuple):
 
 
 _Packer: type[Any] = _SlowPacker if native is None else native.Packer
-
-
-class Leaving:
-    """A filled batch as aiokafka's producer takes it; `left` is called soon after it was written to the broker."""
-
-    def __init__(self, builder: Any, left: Callable[[], None]) -> None:
-        self._builder, self._left = builder, left
-        self.close, self.closed = builder.close, builder.closed
-        self.record_count, self.size = builder.record_count, builder.size
-        self._set_producer_state = builder._set_producer_state  # noqa: SLF001  aiokafka calls it
-
-    def _build(self) -> bytes:
-        # aiokafka asks for the bytes, and writes them before it lets the event loop go on.
-        asyncio.get_running_loop().call_soon(self._left)
-        built: bytes = self._builder._build()  # noqa: SLF001  as aiokafka does
-        return built
 
 
 class Batch:
@@ -109,6 +97,11 @@ class Batch:
             lines.skip(at, count)
             self.size += at - begin + count * target.overhead + MARK_BYTES
         return count, full
+
+    def built(self, producer_id: int, producer_epoch: int, sequence: int) -> bytes:
+        """As it is sent; nothing can be added from now on."""
+        data: bytes = self.builder.built(producer_id, producer_epoch, sequence)
+        return data
 
     def __len__(self) -> int:
         return int(self.builder.record_count())

@@ -1,8 +1,8 @@
 """The publisher: messages checked by the worker's own rules, then sent to `job-events` in the order given.
 
-One idempotent producer with acks=all. A message is in a batch of its partition; a partition has one batch on the way at
-a time, the next one waits until it is acknowledged. So what is not delivered is always the end of what was sent, and a
-regression's messages never overtake each other.
+One idempotent producer with acks=all. A message is in a batch of its partition, and a partition's batches are written
+and acknowledged in order, though several may be on their way (`sender.py`). So what is not delivered is always the end
+of what was sent, and a regression's messages never overtake each other.
 
 Needs aiokafka and msgspec, not the worker's packages.
 """
@@ -19,9 +19,10 @@ from aiokafka.errors import KafkaError
 
 from livejobs.streams.config import Config, Kafka
 from livejobs.streams.core.partitioner import partition_of
-from livejobs.streams.publisher.batch import Batch, Leaving, Target, target
+from livejobs.streams.publisher.batch import Batch, Target, target
 from livejobs.streams.publisher.outgoing import HEADERS_BYTES_MAX, Headers, Lines, Message, Source, checked
-from livejobs.streams.publisher.producer import BrokerAwayError, close, connect, text
+from livejobs.streams.publisher.producer import REQUEST_SECONDS_MAX, BrokerAwayError, close, connect, text
+from livejobs.streams.publisher.sender import Sender
 
 __all__ = [
     "HEADERS_BYTES_MAX", "BrokerAwayError", "Headers", "Lines", "Message", "Publisher", "Source", "Undelivered",
@@ -76,10 +77,11 @@ class Publisher:
         self._kafka, self._topic = kafka, kafka.events_topic
         self._delivery_seconds, self._connect_seconds = delivery_seconds, connect_seconds
         self._producer: AIOKafkaProducer | None = None
+        self._sender: Sender | None = None
         self._partitions = 0
         self._targets: dict[tuple[str, str], Target] = {}
         self._open: dict[int, Batch] = {}
-        self._sealed: dict[int, deque[Batch]] = {}
+        self._sealed: dict[int, deque[tuple[Batch, asyncio.Future[None]]]] = {}
         self._pumps: dict[int, asyncio.Task[None]] = {}
         self._bytes = 0
         self.taken = 0
@@ -92,6 +94,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         self._producer = await connect(self._kafka, self._connect_seconds)
+        self._sender = Sender(self._producer, self._topic, REQUEST_SECONDS_MAX)
         self._partitions = len(self._producer.client.cluster.partitions_for_topic(self._topic))
         return self
 
@@ -194,10 +197,10 @@ class Publisher:
         loop.call_later(LINGER_SECONDS, self._seal, partition, batch)
         return batch
 
-    def _running(self) -> AIOKafkaProducer:
-        if self._producer is None:
+    def _running(self) -> Sender:
+        if self._sender is None:
             raise RuntimeError("the publisher is not open: use it in `async with`")
-        return self._producer
+        return self._sender
 
     def _seal(self, partition: int, only: Batch | None = None) -> None:
         """Queue the open batch of a partition (if it is `only`) to be sent."""
@@ -207,24 +210,24 @@ class Publisher:
         del self._open[partition]
         if not len(batch):
             return  # it was opened for lines of which the first one was none for it
-        self._sealed.setdefault(partition, deque()).append(batch)
+        self._sealed.setdefault(partition, deque()).append((batch, self._running().send(partition, batch)))
         if partition not in self._pumps:
             self._pumps[partition] = asyncio.create_task(self._pump(partition))
 
     async def _pump(self, partition: int) -> None:
-        """Send a partition's sealed batches, one after the other; ends when there are none."""
+        """Wait for the acknowledgements of a partition's sealed batches; ends when there are none."""
         queue = self._sealed[partition]
         try:
             while queue:
-                batch = queue[0]
-                await self._deliver(partition, batch)
+                batch, acknowledged = queue[0]
+                async with asyncio.timeout_at(batch.deadline):
+                    await acknowledged
                 if self._failure is not None:
                     return  # another partition's: this batch is told as undelivered already
                 queue.popleft()
                 self.acknowledged += len(batch)
                 self._bytes -= batch.size
-                if not queue:
-                    self._changed.set()
+                self._changed.set()
         except TimeoutError:
             self._fail(f"no acknowledgement from {self._kafka.brokers} within {self._delivery_seconds:g} s")
         except KafkaError as error:
@@ -235,15 +238,6 @@ class Publisher:
             del self._pumps[partition]
             self._changed.set()
 
-    async def _deliver(self, partition: int, batch: Batch) -> None:
-        producer = self._running()
-        # Who waits for room fills its next batch while the broker writes this one: woken already when the one before
-        # was acknowledged, it would hold up this one.
-        leaving = Leaving(batch.builder, self._changed.set)
-        async with asyncio.timeout_at(batch.deadline):
-            acknowledgement = await producer.send_batch(leaving, self._topic, partition=partition)
-            await acknowledgement
-
     def give_up(self, reason: str) -> None:
         """Fail now: what has no acknowledgement yet is undelivered. Whoever waits is told."""
         self._fail(reason)
@@ -253,7 +247,9 @@ class Publisher:
         if self._failure is not None:
             return
         self._failure = reason
-        left = [item for queue in self._sealed.values() for batch in queue for item in batch.messages()]
+        if self._sender is not None:
+            self._sender.stop()
+        left = [item for queue in self._sealed.values() for batch, _ in queue for item in batch.messages()]
         left += [item for batch in self._open.values() for item in batch.messages()]
         self._undelivered = [message for _, message in sorted(left, key=lambda item: item[0])]
         self._open.clear()
@@ -272,7 +268,10 @@ class Publisher:
 
     async def _close(self) -> None:
         producer, self._producer = self._producer, None
+        sender, self._sender = self._sender, None
         clean = self._failure is None and not self._pumps and not self._open
+        if sender is not None:
+            sender.stop()
         for pump in list(self._pumps.values()):
             pump.cancel()
             with contextlib.suppress(asyncio.CancelledError):
