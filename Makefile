@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 TYPES := build/types
 BENCH := build/bench-venv
-# Tests of faults wait for a third of their time, so three keep two cores busy; each has a broker of its own.
-SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
+# Tests of faults wait for a third of their time, so three keep two cores busy; each has a broker of its own. With three
+# of the others, a page or a command may take longer than a user would wait. Not `--dist loadfile`: it loses tests that
+# have the same name, as those that schemathesis makes.
+SIDE_BY_SIDE := --dist worksteal --numprocesses
 DOCKER_HINT := or, for all but the tests, run a broker with Docker (docker compose -f deploy/compose.yaml up -d kafka) and name it under [kafka] brokers in the file given to livejobs --config
 
 .DEFAULT_GOAL := help
@@ -23,8 +25,8 @@ demo: need-broker $(STAMP) ## broker, topics, worker and a simulated farm on thi
 	$(BIN)/livejobs demo
 
 test: need-broker $(STAMP) ## all tests; they start a real Kafka
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) tests/recovery
-	$(BIN)/pytest -q --ignore tests/recovery
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) 3 tests/recovery
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) 2 --ignore tests/recovery
 
 soak: need-broker $(STAMP) ## the tests of faults in their long form: more faults, longer outages
 	$(BIN)/pytest -q --soak tests/recovery
