@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -279,12 +279,19 @@ def test_the_broker_goes_while_messages_are_on_the_way(own_broker: Broker, own_c
     assert [message.body for message in undelivered] == [live(index) for index in range(1000, count)]
 
 
-def test_a_restart_of_the_broker_is_ridden_out(own_broker: Broker, own_config: Config) -> None:
+@pytest.mark.parametrize("end", [Broker.kill, Broker.stop], ids=["killed", "stopped"])
+def test_a_restart_of_the_broker_is_ridden_out(
+    own_broker: Broker, own_config: Config, end: Callable[[Broker], None]
+) -> None:
     """Exactly once and in order over a broker's restart, with several batches of one partition on their way."""
     count, padding = 12_000, "x" * 2000
 
     def body(number: int) -> bytes:
         return json.dumps({"uniqueid": str(number), "result": "live", "note": padding}).encode()
+
+    def restart() -> None:
+        end(own_broker)
+        own_broker.start()
 
     async def send() -> None:
         async with Publisher(own_config.kafka, delivery_seconds=60) as publisher:
@@ -292,8 +299,7 @@ def test_a_restart_of_the_broker_is_ridden_out(own_broker: Broker, own_config: C
                 await publisher.send("job-live", "r/1", body(index))
                 if index == count // 2:
                     assert 0 < publisher.acknowledged < index
-                    own_broker.kill()
-                    starting = asyncio.create_task(asyncio.to_thread(own_broker.start))
+                    starting = asyncio.create_task(asyncio.to_thread(restart))
             await publisher.flush()
             await starting
 

@@ -67,8 +67,8 @@ class Publisher:
 
     Entering raises BrokerAwayError after `connect_seconds`, ConfigError when a file that the configuration names can't
     be used. A message without an acknowledgement `delivery_seconds` after `send` took it is not delivered. With the
-    first such message the publisher has failed: all that is still on the way counts as undelivered, nothing more is
-    sent, and `send`, `flush` and leaving raise Undelivered with it.
+    first such message the publisher has failed: all that is still on the way counts as undelivered, though it may yet
+    arrive; nothing more is sent, and `send`, `flush` and leaving raise Undelivered with it.
     """
 
     def __init__(
@@ -229,7 +229,9 @@ class Publisher:
                 self._bytes -= batch.size
                 self._changed.set()
         except TimeoutError:
-            self._fail(f"no acknowledgement from {self._kafka.brokers} within {self._delivery_seconds:g} s")
+            trouble = self._running().trouble(partition)
+            why = "" if trouble is None else f": {text(trouble)}"
+            self._fail(f"no acknowledgement from {self._kafka.brokers} within {self._delivery_seconds:g} s{why}")
         except KafkaError as error:
             self._fail(f"the Kafka broker at {self._kafka.brokers} does not take messages: {text(error)}")
         except Exception as error:  # noqa: BLE001  whatever it is, the messages are not delivered
@@ -270,12 +272,12 @@ class Publisher:
         producer, self._producer = self._producer, None
         sender, self._sender = self._sender, None
         clean = self._failure is None and not self._pumps and not self._open
+        self._open.clear()  # what lingers has no sender any more
         if sender is not None:
             sender.stop()
         for pump in list(self._pumps.values()):
             pump.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await pump
-        self._open.clear()
         if producer is not None:
             await close(producer, clean=clean)

@@ -6,11 +6,13 @@ one that does not follow them, and acknowledges one again that it has (KIP-98; K
 error all that is not acknowledged is sent again, as it was, from the first one on.
 
 A partition that was idle or had an error has one on its way until that is acknowledged: a broker that has forgotten a
-producer, or has never heard of it, takes any batch for the first one.
+producer, or has never heard of it, takes any batch for the first one. A broker that was restarted remembers only the
+last batch, so it may refuse the first of several that it has: then those are sent once more, and its acknowledgement of
+one of them is one of all before it.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import defaultdict, deque
 from itertools import islice
 from typing import Any
 
@@ -22,10 +24,12 @@ from livejobs.streams.publisher.batch import Batch
 
 ON_THE_WAY_MAX = 5
 """Batches of a partition, and requests to a broker."""
+ON_THE_WAY_BYTES_MAX = 8 * 1024 * 1024
+"""Of requests to a broker, when there are several: a slow network must take them in the time of a request."""
 REQUEST_BYTES_MIN = 128 * 1024
 """Of a request that is sent while another one is on its way: what is less waits, so that more may join it."""
 BACKOFF_SECONDS = 0.1
-"""From an error to the next attempt."""
+"""From news of the cluster after an error to the next attempt."""
 SEQUENCES = 1 << 31
 NO_LEADER = (None, -1)
 
@@ -33,12 +37,10 @@ NO_LEADER = (None, -1)
 class _Sealed:
     """A batch that can't change any more."""
 
-    __slots__ = ("acknowledged", "answered", "data", "error", "follows")
+    __slots__ = ("acknowledged", "answered", "data", "error")
 
     def __init__(self, data: Any) -> None:
         self.data = data
-        self.follows = False
-        """It was sent when others before it may have been on their way."""
         self.answered = False
         self.error: Exception | None = None
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,48 +57,77 @@ class _Queue:
         """Of the next record."""
         self.resting = False
         """Nothing is sent, for a moment."""
+        self.error: Exception | None = None
+        """The last one, until something is acknowledged."""
+        self._sent = 0
+        """So many were on their way once, the first ones."""
         self._failed = False
         """One on its way has an error: nothing is sent until all of them are answered."""
-        self._proven = False
-        """One was acknowledged since it was idle or had an error."""
+        self._most = 1
+        """So many may be on their way."""
+        self._again = False
+        """The first one was refused, alone, and all that may be written are sent once more."""
 
     def next(self) -> _Sealed | None:
         """The batch that may be sent now."""
-        most = min(len(self.batches), ON_THE_WAY_MAX if self._proven else 1)
-        return self.batches[self.flying] if self.flying < most and not (self._failed or self.resting) else None
+        held = self.resting or (self._failed and not self._again)
+        return None if held or self.flying >= min(self._most, len(self.batches)) else self.batches[self.flying]
 
     def leaves(self) -> None:
         """What `next` gave is on its way."""
-        self.batches[self.flying].follows = self._proven
         self.flying += 1
+        self._sent = max(self._sent, self.flying)
 
     def answer(self, batch: _Sealed, error: Exception | None) -> bool:
         """Take in what became of a batch; returns whether what is not acknowledged must be sent again."""
         batch.answered, batch.error = True, error
-        self._failed = self._failed or error is not None
+        if error is not None:
+            self._failed, self.error = True, error
         while self.flying and self.batches[0].answered and self.batches[0].error is None:
-            first = self.batches.popleft()
-            self.flying -= 1
-            self._proven = bool(self.batches)
-            if not first.acknowledged.done():
-                first.acknowledged.set_result(None)
-        if not self._failed or not all(one.answered for one in islice(self.batches, self.flying)):
+            self._acknowledge()
+        flying = list(islice(self.batches, self.flying))
+        missing = self._again and self.flying < self._sent
+        if missing or not self._failed or not all(one.answered for one in flying):
             return False
-        first = self.batches[0]  # it has an error; of those behind it nothing is known
-        if first.error is not None and not _may_pass(first.error, first.follows):
+        return self._go_on(flying)
+
+    def _go_on(self, flying: list[_Sealed]) -> bool:
+        """All are answered, and the first one has an error; of those behind it little is known."""
+        first, again = flying[0], False
+        if isinstance(first.error, errors.OutOfOrderSequenceNumber):
+            alone = self._most == 1  # else it may have overtaken the one before it, over another connection
+            written = max((at for at, one in enumerate(flying, 1) if one.error is None), default=0)
+            if self._again:
+                for _ in range(written):
+                    self._acknowledge()  # a broker takes none before those that it follows
+                again = not written and any(_may_pass(one.error) for one in flying)
+                refused = not written and not again
+            else:
+                again = alone and self._sent > 1
+                refused = alone and not again
+        else:
+            refused = not _may_pass(first.error)
+        if refused and first.error is not None:
             if not first.acknowledged.done():
                 first.acknowledged.set_exception(first.error)
             return False
-        for one in islice(self.batches, self.flying):
+        for one in flying:
             one.answered, one.error = False, None
-        self.flying, self._failed, self._proven = 0, False, False
+        self.flying, self._failed, self._again = 0, False, again
+        self._most = self._sent if again else 1
         return True
 
+    def _acknowledge(self) -> None:
+        first = self.batches.popleft()
+        self.flying -= 1
+        self._sent -= 1
+        self._most, self._again = ON_THE_WAY_MAX if self.batches else 1, False
+        self.error = None
+        if not first.acknowledged.done():
+            first.acknowledged.set_result(None)
 
-def _may_pass(error: Exception, follows: bool) -> bool:
-    """Whether a batch's error may be gone with the next attempt."""
-    if isinstance(error, errors.OutOfOrderSequenceNumber):
-        return follows  # it may have overtaken the one before it, over another connection
+
+def _may_pass(error: Exception | None) -> bool:
     return bool(getattr(error, "retriable", False))
 
 
@@ -108,8 +139,8 @@ class Sender:
         self._identity = producer._txn_manager  # noqa: SLF001
         self._topic, self._request_ms = topic, int(1000 * request_seconds)
         self._queues: dict[int, _Queue] = {}
-        self._on_the_way: Counter[int] = Counter()
-        """Requests, by node."""
+        self._on_the_way: defaultdict[int, list[int]] = defaultdict(list)
+        """The sizes of the requests to each node, in bytes."""
         self._requests: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -123,10 +154,9 @@ class Sender:
         self._go()
         return sealed.acknowledged
 
-    def _queue(self, partition: int) -> _Queue:
-        if partition not in self._queues:
-            self._queues[partition] = _Queue(TopicPartition(self._topic, partition))
-        return self._queues[partition]
+    def trouble(self, partition: int) -> Exception | None:
+        """Why the batches of a partition are not acknowledged, if that is known."""
+        return self._queue(partition).error
 
     def stop(self) -> None:
         """Send nothing more, and wait for no answer."""
@@ -134,67 +164,83 @@ class Sender:
         for request in self._requests:
             request.cancel()
 
+    def _queue(self, partition: int) -> _Queue:
+        if partition not in self._queues:
+            self._queues[partition] = _Queue(TopicPartition(self._topic, partition))
+        return self._queues[partition]
+
     def _go(self) -> None:
         """Send what may be sent."""
         while not self._stopped and self._go_once():
             pass
 
     def _go_once(self) -> bool:
-        by_node: dict[int | None, list[tuple[_Queue, _Sealed]]] = {}
+        by_node: defaultdict[int | None, list[tuple[_Queue, _Sealed]]] = defaultdict(list)
         for queue in self._queues.values():
             if (batch := queue.next()) is not None:
-                by_node.setdefault(self._cluster.leader_for_partition(queue.tp), []).append((queue, batch))
+                by_node[self._cluster.leader_for_partition(queue.tp)].append((queue, batch))
         sent = False
         for node, some in by_node.items():
             if node in NO_LEADER:
                 for queue, _ in some:
+                    queue.error = self._no_leader()
                     self._rest(queue)
-            elif self._may_send(node, some):
-                self._send(node, some)
+            elif self._has_room(node, size := sum(len(batch.data) for _, batch in some)):
+                self._send(node, some, size)
                 sent = True
         return sent
 
-    def _may_send(self, node: int, some: list[tuple[_Queue, _Sealed]]) -> bool:
-        on_the_way = self._on_the_way[node]
-        size = sum(len(batch.data) for _, batch in some)
-        return not on_the_way or (on_the_way < ON_THE_WAY_MAX and size >= REQUEST_BYTES_MIN)
+    def _no_leader(self) -> Exception:
+        unauthorized = self._topic in self._cluster.unauthorized_topics
+        return self._error(errors.TopicAuthorizationFailedError if unauthorized else errors.LeaderNotAvailableError)
 
-    def _send(self, node: int, some: list[tuple[_Queue, _Sealed]]) -> None:
+    def _has_room(self, node: int, size: int) -> bool:
+        sizes = self._on_the_way[node]
+        several = len(sizes) < ON_THE_WAY_MAX and sum(sizes) + size <= ON_THE_WAY_BYTES_MAX
+        return not sizes or (several and size >= REQUEST_BYTES_MIN)
+
+    def _send(self, node: int, some: list[tuple[_Queue, _Sealed]], size: int) -> None:
         for queue, _ in some:
             queue.leaves()
-        self._on_the_way[node] += 1
-        request = asyncio.create_task(self._request(node, some))  # tasks begin in the order in which they were made
+        self._on_the_way[node].append(size)
+        request = asyncio.create_task(self._request(node, some, size))
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
 
-    async def _request(self, node: int, some: list[tuple[_Queue, _Sealed]]) -> None:
+    async def _request(self, node: int, some: list[tuple[_Queue, _Sealed]], size: int) -> None:
         batches = [(queue.tp.partition, batch.data) for queue, batch in some]
         request = ProduceRequest(None, -1, self._request_ms, [(self._topic, batches)])
         found: dict[int, Exception | None] = {}
         missing: Exception = KafkaError("the broker's answer leaves it out")
         try:
             answer = await self._client.send(node, request)
-            found = {partition: _error(code) for _, partitions in answer.topics for partition, code, *_ in partitions}
+            found = {partition: self._found(code) for _, parts in answer.topics for partition, code, *_ in parts}
+        except KeyError:  # aiokafka closes a connection that has timed out, where another request has done so already
+            missing = errors.RequestTimedOutError()
         except Exception as error:  # noqa: BLE001  whoever waits for the batches must know
             missing = error
-        self._on_the_way[node] -= 1
+        self._on_the_way[node].remove(size)
         for queue, batch in some:
             if queue.answer(batch, found.get(queue.tp.partition, missing)):
                 self._rest(queue)
         self._go()
 
+    def _found(self, code: int) -> Exception | None:
+        if code in (errors.NoError.errno, errors.DuplicateSequenceNumber.errno):  # a duplicate is written already
+            return None
+        return self._error(errors.for_code(code))
+
+    def _error(self, kind: type[KafkaError]) -> Exception:
+        error: Exception = kind(f"{kind.__name__} for {self._topic}")
+        return error
+
     def _rest(self, queue: _Queue) -> None:
+        """Send nothing of it until the cluster's metadata are new (the leader may be another), and a moment longer."""
         queue.resting = True
-        self._client.force_metadata_update()  # the leader may be another one
-        asyncio.get_running_loop().call_later(BACKOFF_SECONDS, self._wake, queue)
+        renewed = self._client.force_metadata_update()
+        later = asyncio.get_running_loop().call_later
+        renewed.add_done_callback(lambda _: later(BACKOFF_SECONDS, self._wake, queue))
 
     def _wake(self, queue: _Queue) -> None:
         queue.resting = False
         self._go()
-
-
-def _error(code: int) -> Exception | None:
-    if code in (errors.NoError.errno, errors.DuplicateSequenceNumber.errno):  # a duplicate is written already
-        return None
-    error: Exception = errors.for_code(code)()
-    return error
