@@ -111,6 +111,16 @@ async def _close(self: Fetcher) -> None:
     await _aiokafkas_close(self)
 
 
+async def stop(client: Any) -> None:
+    """Stop a consumer or producer to the end, whoever cancels that: else its connections and tasks would stay."""
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.shield(stopping)
+    except asyncio.CancelledError:
+        await asyncio.wait([stopping])
+        raise
+
+
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     """One that checks the broker's certificate and name, against `cafile` or the system's authorities."""
     key = "cafile"

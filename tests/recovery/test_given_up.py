@@ -1,7 +1,7 @@
 """A partition is given to a worker and taken away again before its store is up to date: the store can be opened again, by the same process.
 
 How: the opening is cancelled at many moments, as a rebalance does, restoring in bulk and as usual; then RocksDB's lock must be free. And it is cancelled at the moment
-when it has connected for the first time: aiokafka would forget that connection. And its consumer is stopped when a fetch has just failed: aiokafka would say that
+when it has connected for the first time: aiokafka would forget that connection; and while its consumer is being stopped. And its consumer is stopped when a fetch has just failed: aiokafka would say that
 somebody cancelled us.
 """
 
@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.consumer.group_coordinator import NoGroupCoordinator
 from aiokafka.errors import RequestTimedOutError
 from harness import Site
 from load import Load
@@ -74,6 +75,38 @@ async def give_up_a_connection(config: Config, partitions: int) -> None:
         await asyncio.wait([opening])
         assert opening.cancelled()
         await asyncio.wait_for(made[0]._closed_fut, 10)
+
+
+def test_its_consumer_is_stopped_to_the_end_though_the_opening_is_given_up_just_then(site: Site) -> None:
+    worker = site.start().ready()
+    assert worker.stop()[0] == 0
+    site.background.run(give_up_a_stop(configuration.load(worker.config), site.partitions))
+
+
+async def give_up_a_stop(config: Config, partitions: int) -> None:
+    transactions: Any = None
+    made: list[AIOKafkaConnection] = []
+    close = NoGroupCoordinator.close
+
+    async def connect(*arguments: Any, **keywords: Any) -> AIOKafkaConnection:
+        made.append(await create_conn(*arguments, **keywords))
+        return made[-1]
+
+    async def give_up_and_close(coordinator: NoGroupCoordinator) -> None:
+        opening.cancel()
+        await asyncio.sleep(0)
+        await close(coordinator)
+
+    with (
+        patch("aiokafka.client.create_conn", connect),
+        patch.object(NoGroupCoordinator, "close", give_up_and_close),
+        patch.object(commit, "Takeover", NoTakeover),
+    ):
+        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+        await asyncio.wait([opening])
+    assert opening.cancelled()
+    assert made
+    assert all(one._closed_fut.done() for one in made)
 
 
 def test_a_consumer_stops_when_a_fetch_has_just_failed(site: Site) -> None:
