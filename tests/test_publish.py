@@ -284,7 +284,7 @@ def test_a_restart_of_the_broker_is_ridden_out(
     own_broker: Broker, own_config: Config, end: Callable[[Broker], None]
 ) -> None:
     """Exactly once and in order over a broker's restart, with several batches of one partition on their way."""
-    count, padding = 12_000, "x" * 2000
+    count, padding, some = 12_000, "x" * 2000, 2000
 
     def body(number: int) -> bytes:
         return json.dumps({"uniqueid": str(number), "result": "live", "note": padding}).encode()
@@ -294,14 +294,15 @@ def test_a_restart_of_the_broker_is_ridden_out(
         own_broker.start()
 
     async def send() -> None:
+        restarting: asyncio.Task[None] | None = None
         async with Publisher(own_config.kafka, delivery_seconds=60) as publisher:
-            for index in range(count):
+            for index in range(count):  # more than may be on the way
                 await publisher.send("job-live", "r/1", body(index))
-                if index == count // 2:
-                    assert 0 < publisher.acknowledged < index
-                    starting = asyncio.create_task(asyncio.to_thread(restart))
+                if restarting is None and 0 < publisher.acknowledged < index - some:
+                    restarting = asyncio.create_task(asyncio.to_thread(restart))
             await publisher.flush()
-            await starting
+            assert restarting is not None
+            await restarting
 
     asyncio.run(send())
     assert [record.value for record in events(own_config)] == [body(index) for index in range(count)]
