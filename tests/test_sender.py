@@ -144,7 +144,7 @@ class Cluster:
 def sender_over(cluster: Cluster, first: int = 0) -> Sender:
     identity = SimpleNamespace(producer_id=1, producer_epoch=0)
     producer: Any = SimpleNamespace(client=cluster, _txn_manager=identity)
-    sending = Sender(producer, "t", 10.0)
+    sending = Sender(producer, "t")
     for partition in range(PARTITIONS):
         sending._queue(partition).sequence = first
     return sending

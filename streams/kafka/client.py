@@ -111,8 +111,8 @@ async def _close(self: Fetcher) -> None:
     await _aiokafkas_close(self)
 
 
-async def stop(client: Any) -> None:
-    """Stop a consumer or producer to the end, whoever cancels that: else its connections and tasks would stay."""
+async def stop_to_the_end(client: Any) -> None:
+    """Stop a consumer or producer, whoever cancels that: else its connections and tasks would stay."""
     stopping = asyncio.ensure_future(client.stop())
     try:
         await asyncio.shield(stopping)

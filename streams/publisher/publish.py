@@ -21,7 +21,7 @@ from livejobs.streams.config import Config, Kafka
 from livejobs.streams.core.partitioner import partition_of
 from livejobs.streams.publisher.batch import Batch, Target, target
 from livejobs.streams.publisher.outgoing import HEADERS_BYTES_MAX, Headers, Lines, Message, Source, checked
-from livejobs.streams.publisher.producer import REQUEST_SECONDS_MAX, BrokerAwayError, close, connect, text
+from livejobs.streams.publisher.producer import BrokerAwayError, close, connect, text
 from livejobs.streams.publisher.sender import Sender
 
 __all__ = [
@@ -94,7 +94,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         self._producer = await connect(self._kafka, self._connect_seconds)
-        self._sender = Sender(self._producer, self._topic, REQUEST_SECONDS_MAX)
+        self._sender = Sender(self._producer, self._topic)
         self._partitions = len(self._producer.client.cluster.partitions_for_topic(self._topic))
         return self
 

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
 
 from livejobs.streams.publisher.batch import Batch
+from livejobs.streams.publisher.producer import REQUEST_SECONDS_MAX
 
 ON_THE_WAY_MAX = 5
 """Batches of a partition, and requests to a broker."""
@@ -134,10 +135,10 @@ def _may_pass(error: Exception | None) -> bool:
 class Sender:
     """Sends to one topic, as a producer that is idempotent and has started."""
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, request_seconds: float) -> None:
+    def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
         self._client, self._cluster = producer.client, producer.client.cluster
         self._identity = producer._txn_manager  # noqa: SLF001
-        self._topic, self._request_ms = topic, int(1000 * request_seconds)
+        self._topic = topic
         self._queues: dict[int, _Queue] = {}
         self._on_the_way: defaultdict[int, list[int]] = defaultdict(list)
         """The sizes of the requests to each node, in bytes."""
@@ -209,7 +210,7 @@ class Sender:
 
     async def _request(self, node: int, some: list[tuple[_Queue, _Sealed]], size: int) -> None:
         batches = [(queue.tp.partition, batch.data) for queue, batch in some]
-        request = ProduceRequest(None, -1, self._request_ms, [(self._topic, batches)])
+        request = ProduceRequest(None, -1, int(1000 * REQUEST_SECONDS_MAX), [(self._topic, batches)])
         found: dict[int, Exception | None] = {}
         missing: Exception = KafkaError("the broker's answer leaves it out")
         try:

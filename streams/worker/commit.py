@@ -19,7 +19,8 @@ from livejobs.streams.core import rules as rules_of
 from livejobs.streams.core.fold import Fold, Record
 from livejobs.streams.core.overlay import Changes, Output
 from livejobs.streams.core.rules import Rules
-from livejobs.streams.kafka import client, topics
+from livejobs.streams.kafka import topics
+from livejobs.streams.kafka.client import client_options, stop_to_the_end
 from livejobs.streams.kafka.records import bytes_of
 from livejobs.streams.worker import resume
 from livejobs.streams.worker.takeover import Takeover
@@ -278,7 +279,7 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
 
     source_tp = TopicPartition(kafka.events_topic, number)
     consumer = AIOKafkaConsumer(
-        **client.client_options(kafka),
+        **client_options(kafka),
         isolation_level="read_committed",
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 << 20,
@@ -303,7 +304,7 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
         if committed < 0:
             committed = await resume.traced(consumer, config, number, store)
     finally:
-        await client.stop(consumer)
+        await stop_to_the_end(consumer)
     known = max(store.position.source, committed)
     if known >= 0 and not first <= known <= end:
         raise StoreError(resume.cut(kafka, number, known, first, end))

@@ -24,7 +24,8 @@ from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsT
 
 from livejobs.streams.config import Kafka
 from livejobs.streams.core.overlay import Output
-from livejobs.streams.kafka import client, records
+from livejobs.streams.kafka import records
+from livejobs.streams.kafka.client import client_options, stop_to_the_end
 from livejobs.streams.kafka.protocol import NO_LEADER_EPOCH, TxnOffsetCommit
 from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 
@@ -125,7 +126,7 @@ class Transactions:
 
     def _make(self, transactional_id: str) -> AIOKafkaProducer:
         return AIOKafkaProducer(
-            **client.client_options(self._kafka),
+            **client_options(self._kafka),
             transactional_id=transactional_id,
             acks="all",
             max_batch_size=BATCH_BYTES,
@@ -162,7 +163,7 @@ class Transactions:
         try:
             await producer.start()
         finally:
-            await client.stop(producer)
+            await stop_to_the_end(producer)
 
     async def turn(self) -> None:
         """Wait until the next transaction may begin: what is folded then is up to date."""

@@ -55,14 +55,22 @@ def test_a_store_can_be_opened_again_whenever_its_opening_was_given_up(bulk_reco
     assert any(given_up)
 
 
-def test_a_connection_is_closed_of_an_opening_that_was_given_up_meanwhile(site: Site) -> None:
+def of_a_worker_that_has_ended(site: Site) -> Config:
     worker = site.start().ready()
     assert worker.stop()[0] == 0
-    site.background.run(give_up_a_connection(configuration.load(worker.config), site.partitions))
+    return configuration.load(worker.config)
+
+
+def being_opened(config: Config, partitions: int) -> "asyncio.Task[Partition]":
+    transactions: Any = None
+    return asyncio.create_task(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+
+
+def test_a_connection_is_closed_of_an_opening_that_was_given_up_meanwhile(site: Site) -> None:
+    site.background.run(give_up_a_connection(of_a_worker_that_has_ended(site), site.partitions))
 
 
 async def give_up_a_connection(config: Config, partitions: int) -> None:
-    transactions: Any = None
     made: list[AIOKafkaConnection] = []
 
     async def connect(*arguments: Any, **keywords: Any) -> AIOKafkaConnection:
@@ -71,20 +79,17 @@ async def give_up_a_connection(config: Config, partitions: int) -> None:
         return made[-1]
 
     with patch("aiokafka.client.create_conn", connect), patch.object(commit, "Takeover", NoTakeover):
-        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+        opening = being_opened(config, partitions)
         await asyncio.wait([opening])
         assert opening.cancelled()
         await asyncio.wait_for(made[0]._closed_fut, 10)
 
 
 def test_its_consumer_is_stopped_to_the_end_though_the_opening_is_given_up_just_then(site: Site) -> None:
-    worker = site.start().ready()
-    assert worker.stop()[0] == 0
-    site.background.run(give_up_a_stop(configuration.load(worker.config), site.partitions))
+    site.background.run(give_up_a_stop(of_a_worker_that_has_ended(site), site.partitions))
 
 
 async def give_up_a_stop(config: Config, partitions: int) -> None:
-    transactions: Any = None
     made: list[AIOKafkaConnection] = []
     close = NoGroupCoordinator.close
 
@@ -102,7 +107,7 @@ async def give_up_a_stop(config: Config, partitions: int) -> None:
         patch.object(NoGroupCoordinator, "close", give_up_and_close),
         patch.object(commit, "Takeover", NoTakeover),
     ):
-        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+        opening = being_opened(config, partitions)
         await asyncio.wait([opening])
     assert opening.cancelled()
     assert made
@@ -137,9 +142,8 @@ def refuse(error: BaseException) -> None:
 
 async def give_up(config: Config, partitions: int, seconds: float, bulk_records: int) -> bool:
     """Cancel an opening after some time, and open the store; whether it was not ready by then."""
-    transactions: Any = None
     with patch.object(commit, "Takeover", NoTakeover), patch.object(restore, "BULK_RECORDS", bulk_records), contextlib.suppress(asyncio.CancelledError):
-        opening = asyncio.ensure_future(Partition.open(0, partitions, config, transactions, lambda: None, refuse))
+        opening = being_opened(config, partitions)
         await asyncio.sleep(seconds)
         opening.cancel()
         (await opening)._store.close()
