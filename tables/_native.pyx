@@ -17,7 +17,7 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from time import time
 
-from msgspec.json import encode as _encode
+from msgspec.json import Decoder, encode as _encode
 
 from livejobs.tables.states import JobState
 
@@ -1237,6 +1237,10 @@ cdef bytes _JOB_LIVE = _kinds[b"job-live"]
 cdef bytes _JOB_FINISH = _kinds[b"job-finish"]
 
 
+cdef str _OPEN = "open"
+_signatures = Decoder(dict[str, int]).decode
+
+
 cdef class RowFields:
     """See `tables.fields`."""
 
@@ -1320,22 +1324,27 @@ cdef inline char *_put_json(char *at, const char *name, object value) except NUL
 cdef class RegressionFields:
     """See `tables.fields`."""
 
-    cdef public bytes key, prefix
-    cdef public long long version, updated_ms, heard_ms, live, passed, fail, skip, size, touched
-    cdef public bint exists, dirty, complete
+    cdef public str name, phase, start
+    cdef public bytes key, name_json, prefix, fields
+    cdef public long long version, updated_ms, heard_ms, deadline_ms, live, passed, fail, skip, size, held_bytes, touched
+    cdef public bint exists, stored, dirty, complete, tanked, dropping
     cdef public bytearray seen
     cdef public dict rows, signatures
-    cdef public str phase
-    cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms
-    cdef public object first_start_ms, last_finish_ms, span
+    cdef public object ending, cycles, compute_ms, runtime_ms, rate_cycles, rate_runtime_ms, closed_ms, sealed_ms
+    cdef public object first_start_ms, last_finish_ms, span, submitted
 
-    def __cinit__(self, *_):
-        self.key = self.prefix = b""
+    def __cinit__(self, str name not None):
+        self.name = name
+        self.key = name.encode()
+        self.name_json = _encode(name)
+        self.prefix = b"[" + self.name_json + b","
+        self.fields = b"{}"
         self.version = -1
+        self.deadline_ms = 1LL << 62
         self.complete = True
         self.rows = {}
         self.signatures = {}
-        self.phase = "open"
+        self.phase = _OPEN
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
 
 
@@ -1344,8 +1353,7 @@ cdef enum:
     STATUS_BYTES_MAX = 16
 
 
-def stats_value(RegressionFields regression not None, bytes name_json not None, str status not None, submitted,
-                dict fields not None):
+def stats_value(RegressionFields regression not None, str status not None):
     """The value of a regression's record in `regression-stats`: see `tables.regressions.Regression.record`.
 
     OverflowError where a number does not fit in 64 bits: the record is left to that. The counts are of messages that
@@ -1355,7 +1363,7 @@ def stats_value(RegressionFields regression not None, bytes name_json not None, 
     cdef char *at = _put(numbers, b',"status":"', 11)
     cdef Py_ssize_t size
     cdef int64_t judged = regression.passed + regression.fail, finished = judged + regression.skip
-    cdef object first = regression.first_start_ms, last = regression.last_finish_ms
+    cdef object first = regression.first_start_ms, last = regression.last_finish_ms, submitted = regression.submitted
     cdef const char *text = PyUnicode_AsUTF8AndSize(status, &size)
     if size > STATUS_BYTES_MAX:
         raise ValueError("there is no such status")
@@ -1394,9 +1402,151 @@ def stats_value(RegressionFields regression not None, bytes name_json not None, 
     else:
         at = _put_number(at, b',"duration_ms":', last - first)
     return b"".join((
-        b'{"regression":', name_json, PyBytes_FromStringAndSize(numbers, at - numbers),
-        b',"signatures":', _encode(regression.signatures), b',"fields":', _encode(fields), b"}",
+        b'{"regression":', regression.name_json, PyBytes_FromStringAndSize(numbers, at - numbers),
+        b',"signatures":', _encode(regression.signatures), b',"fields":', regression.fields, b"}",
     ))
+
+
+cdef inline const uint8_t *_expect(const uint8_t *at, const uint8_t *end, const char *text) noexcept nogil:
+    """Read past this text; NULL where it is not there, or nothing was."""
+    cdef Py_ssize_t size = strlen(text)
+    return at + size if at != NULL and end - at >= size and memcmp(at, text, size) == 0 else NULL
+
+
+cdef inline const uint8_t *_count(const uint8_t *at, const uint8_t *end, const char *name, int64_t *value) noexcept nogil:
+    """Read a number that is not negative, behind its name."""
+    cdef Span span
+    at = _expect(at, end, name)
+    at = NULL if at == NULL else _number(at, end, &span, value)
+    return NULL if value[0] < 0 else at
+
+
+cdef inline const uint8_t *_maybe(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *value) noexcept nogil:
+    """Read a number, or null, behind its name."""
+    cdef Span span
+    at = _expect(at, end, name)
+    if at == NULL:
+        return NULL
+    known[0] = at < end and at[0] != 110
+    return _number(at, end, &span, value) if known[0] else _expect(at, end, b"null")
+
+
+cdef inline const uint8_t *_past_fraction(const uint8_t *at, const uint8_t *end, const char *name) noexcept nogil:
+    """Read past a fraction, or null, behind its name: it follows from other numbers."""
+    cdef const uint8_t *begin = _expect(at, end, name)
+    if begin == NULL or (begin < end and begin[0] == 110):
+        return _expect(begin, end, b"null")
+    at = begin
+    while at < end and (48 <= at[0] <= 57 or at[0] == 46 or at[0] == 101 or at[0] == 45 or at[0] == 43):
+        at += 1
+    return at if at > begin else NULL
+
+
+cdef inline const uint8_t *_moment(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *ms) noexcept nogil:
+    """Read a time, or null, behind its name."""
+    cdef Span span
+    at = _expect(at, end, name)
+    if at == NULL:
+        return NULL
+    known[0] = at < end and at[0] != 110
+    if not known[0]:
+        return _expect(at, end, b"null")
+    at = _string(at, end, &span)
+    return at if at != NULL and _time(&span, ms) else NULL
+
+
+def stored_regression(bytes stored not None, type regression_type not None):
+    """What `tables.regressions.from_stored` gives for the row of a plain regression; None for all others.
+
+    Plain is one that is open, neither tanked nor being ended, as a worker writes it.
+    """
+    cdef const uint8_t *begin = <const uint8_t *>PyBytes_AS_STRING(stored)
+    cdef const uint8_t *end = begin + PyBytes_GET_SIZE(stored)
+    cdef const uint8_t *at = begin + 12
+    cdef const uint8_t *record
+    cdef const uint8_t *signatures
+    cdef const uint8_t *fields
+    cdef Span name, start
+    cdef int64_t version = 0, live = 0, passed = 0, fail = 0, skip = 0, cycles = 0, compute_ms = 0, runtime_ms = 0
+    cdef int64_t rate_cycles = 0, rate_runtime_ms = 0, updated_ms = 0, heard_ms = 0, submitted = 0, first_ms = 0, last_ms = 0
+    cdef int64_t unused = 0
+    cdef bint expected, timed, ended, known
+    cdef RegressionFields regression
+    if end - begin < 12 or _big(begin + 8, 4) > <uint64_t>(end - at):
+        return None
+    record = at + _big(begin + 8, 4)
+
+    at = _expect(at, record, b"{")
+    start.at = NULL
+    if _expect(at, record, b'"start":') != NULL:
+        at = _string(at + 8, record, &start)
+        if at == NULL or start.escaped:
+            return None
+        at += at < record and at[0] == 44
+    if _expect(at, record, b'"rate_cycles":') != NULL:
+        at = _count(at, record, b'"rate_cycles":', &rate_cycles)
+        if at != NULL and at < record and at[0] == 44:
+            at += 1
+    if _expect(at, record, b'"rate_runtime_ms":') != NULL:
+        at = _count(at, record, b'"rate_runtime_ms":', &rate_runtime_ms)
+    if at == NULL or at + 1 != record or at[0] != 125:
+        return None
+
+    at = _expect(record, end, b'{"regression":')
+    at = NULL if at == NULL else _string(at, end, &name)
+    if at == NULL or name.escaped:
+        return None
+    at = _count(at, end, b',"status":"LIVE","version":', &version)
+    at = _moment(at, end, b',"updated":', &known, &updated_ms)
+    if at == NULL or not known:
+        return None
+    at = _count(at, end, b',"live":', &live)
+    at = _count(at, end, b',"pass":', &passed)
+    at = _count(at, end, b',"fail":', &fail)
+    at = _count(at, end, b',"skip":', &skip)
+    at = _count(at, end, b',"finished":', &unused)
+    at = _moment(at, end, b',"heard":', &known, &heard_ms)
+    if at == NULL or not known:
+        return None
+    at = _maybe(at, end, b',"submitted":', &expected, &submitted)
+    at = _maybe(at, end, b',"remaining":', &known, &unused)
+    at = _past_fraction(at, end, b',"pass_rate":')
+    at = _count(at, end, b',"cycles":', &cycles)
+    at = _count(at, end, b',"compute_ms":', &compute_ms)
+    at = _count(at, end, b',"runtime_ms":', &runtime_ms)
+    at = _past_fraction(at, end, b',"cycles_per_second":')
+    at = _moment(at, end, b',"first_start":', &timed, &first_ms)
+    at = _moment(at, end, b',"last_finish":', &ended, &last_ms)
+    at = _maybe(at, end, b',"duration_ms":', &known, &unused)
+    signatures = _expect(at, end, b',"signatures":')
+    at = NULL if signatures == NULL else _value(signatures, end, 1)
+    fields = _expect(at, end, b',"fields":')
+    at = NULL if fields == NULL else _value(fields, end, 1)
+    if at == NULL or at + 1 != end or at[0] != 125 or signatures[0] != 123 or fields[0] != 123 or (
+            expected and submitted < 0):
+        return None
+
+    try:
+        regression = regression_type(PyUnicode_DecodeUTF8(<const char *>name.at, name.size, NULL))
+        if start.at != NULL:
+            regression.start = PyUnicode_DecodeUTF8(<const char *>start.at, start.size, NULL)
+    except UnicodeDecodeError:
+        return None
+    regression.deadline_ms = <int64_t>_big(begin, 8)
+    regression.rate_cycles, regression.rate_runtime_ms = rate_cycles, rate_runtime_ms
+    regression.version, regression.updated_ms, regression.heard_ms = version, updated_ms, heard_ms
+    regression.live, regression.passed, regression.fail, regression.skip = live, passed, fail, skip
+    regression.submitted = submitted if expected else None
+    regression.cycles, regression.compute_ms, regression.runtime_ms = cycles, compute_ms, runtime_ms
+    regression.first_start_ms = first_ms if timed else None
+    regression.last_finish_ms = last_ms if ended else None
+    if signatures[1] != 125:
+        regression.signatures = _signatures(PyBytes_FromStringAndSize(<const char *>signatures, fields - 10 - signatures))
+    regression.fields = PyBytes_FromStringAndSize(<const char *>fields, at - fields)
+    regression.exists = regression.stored = True
+    regression.complete = False
+    regression.size = end - record
+    return regression
 
 
 def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max,
@@ -1404,7 +1554,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
     """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
 
     Plain is what nearly all are: a live message or a finish with a plain body, of a job that is live or new, in a
-    regression that is in memory, open, and not being ended. Stops also when as many rows or bytes have changed as given.
+    regression that is known, open, and not being ended. Stops also when as many rows or bytes have changed as given.
     A new row takes `row_bytes` of memory, and its key.
     """
     cdef dict regressions = fold._regressions
@@ -1429,6 +1579,8 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         if not finished and not (tracking and record.kind is _JOB_LIVE):
             break
         regression = regressions.get(record.key)
+        if regression is None and record.key is not None:
+            regression = fold._load_regression(record.key)
         if regression is None or regression.phase != "open" or regression.ending is not None:
             break
         if epoch | record.offset <= regression.version:
@@ -1465,6 +1617,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
         if is_new:
             if row is None:
                 row = regression.rows[key] = row_type()
+                regression.held_bytes += row_bytes + PyBytes_GET_SIZE(key)
                 cached += row_bytes + PyBytes_GET_SIZE(key)
             if first_seen is None or first_seen_ms != now:  # those of a batch share a few texts
                 first_seen, first_seen_ms = to_text(now), now

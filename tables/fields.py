@@ -56,35 +56,49 @@ class RowFields:
 
 
 class RegressionFields:
-    """Of a regression in memory, what nearly every message reads or changes."""
+    """One regression in memory: all but what it does (`tables.regressions`)."""
 
     __slots__ = (
-        "complete", "compute_ms", "cycles", "dirty", "ending", "exists", "fail", "first_start_ms", "heard_ms", "key",
-        "last_finish_ms", "live", "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms",
-        "seen", "signatures", "size", "skip", "span", "touched", "updated_ms", "version",
+        "closed_ms", "complete", "compute_ms", "cycles", "deadline_ms", "dirty", "dropping", "ending", "exists", "fail",
+        "fields", "first_start_ms", "heard_ms", "held_bytes", "key", "last_finish_ms", "live", "name", "name_json",
+        "passed", "phase", "prefix", "rate_cycles", "rate_runtime_ms", "rows", "runtime_ms", "sealed_ms", "seen",
+        "signatures", "size", "skip", "span", "start", "stored", "submitted", "tanked", "touched", "updated_ms",
+        "version",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.key = b""
-        self.prefix = b""  # of its job keys
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.name_json = _encode(name)
+        self.prefix = b"[" + self.name_json + b","  # of its job keys
         self.version = -1
         self.updated_ms = 0
         self.heard_ms = 0
         self.exists = False  # heard of, and not yet forgotten
+        self.stored = False
+        self.deadline_ms = 1 << 62  # time of the D entry in the store; NEVER_MS: there is none
         self.dirty = False
         self.complete = True  # `rows` holds every row the store has
         self.seen: bytearray | None = None  # bits for the keys of all rows that the store has
         self.size = 0  # of its record, in bytes
+        self.held_bytes = 0  # what it takes in memory, about, with its rows
         self.touched = 0  # number of the batch that last changed it
         self.rows: dict[bytes, Any] = {}
         self.phase: Any = "open"
+        self.tanked = False
+        self.closed_ms: int | None = None
+        self.sealed_ms: int | None = None
+        self.dropping = False
+        self.start: str | None = None
         self.ending: Any = None
         self.live = self.passed = self.fail = self.skip = 0
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
         self.first_start_ms: int | None = None
         self.last_finish_ms: int | None = None
-        self.span: Any = None
+        self.span: Any = None  # made when it is first needed
         self.signatures: dict[str, int] = {}  # fails by signature
+        self.fields = b"{}"  # JSON of what regr-start, regr-update and regr-finish gave
+        self.submitted: int | None = None
 
 
 if native is not None and not TYPE_CHECKING:

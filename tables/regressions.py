@@ -188,50 +188,28 @@ class Regression(RegressionFields):
     `seen` may have bits for the keys of all rows that the store has (`tables.jobs.came_before`).
     """
 
-    __slots__ = (
-        "closed_ms",
-        "deadline_ms",
-        "dropping",
-        "fields",
-        "name",
-        "name_json",
-        "sealed_ms",
-        "start",
-        "stored",
-        "submitted",
-        "tanked",
-    )
+    __slots__ = ()
 
     rows: dict[bytes, Row]
     phase: Phase
     ending: Ending | None
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.key = name.encode()
-        self.name_json = _encode(name)
-        self.prefix = b"[" + self.name_json + b","
-        self.stored = False
-        self.deadline_ms = NEVER_MS  # time of the D entry in the store
-        self.renew()
+    span: Span | None
 
     def renew(self) -> None:
         """Begin a run: empty statistics, open."""
         self.phase = "open"
         self.tanked = False
-        self.closed_ms: int | None = None
-        self.sealed_ms: int | None = None
+        self.closed_ms = self.sealed_ms = None
         self.dropping = False
-        self.start: str | None = None
+        self.start = None
         self.ending = None
         self.live = self.passed = self.fail = self.skip = 0
         self.cycles = self.compute_ms = self.runtime_ms = self.rate_cycles = self.rate_runtime_ms = 0
         self.first_start_ms = self.last_finish_ms = None
-        self.span: Span | None = None  # made when it is first needed
+        self.span = None
         self.signatures = {}
-        self.fields: dict[str, msgspec.Raw] = {}
-        self.submitted: int | None = None
+        self.fields = b"{}"
+        self.submitted = None
 
     def forget(self) -> None:
         """As if never heard of; what the store holds is deleted with the next write."""
@@ -260,7 +238,7 @@ class Regression(RegressionFields):
         """The value of the record in the topic `regression-stats`."""
         if native is not None:
             with contextlib.suppress(OverflowError):
-                return cast("bytes", native.stats_value(self, self.name_json, self.status, self.submitted, self.fields))
+                return cast("bytes", native.stats_value(self, self.status))
         return _encode(self.record())
 
     def record(self) -> StatsRecord:
@@ -289,7 +267,7 @@ class Regression(RegressionFields):
             last_finish=None if last is None else times.to_text(last),
             duration_ms=None if first is None or last is None else last - first,
             signatures=self.signatures,
-            fields=self.fields,
+            fields=decode_fields(self.fields),
         )
 
     def headers(self) -> Headers:
@@ -308,6 +286,7 @@ class Regression(RegressionFields):
         return [(STATE_HEADER, _encode(private))]
 
 
+decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_record = msgspec.json.Decoder(StatsRecord).decode
 _decode_private = msgspec.json.Decoder(StatsPrivate).decode
 
@@ -331,7 +310,7 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Regressio
     regression.submitted = record.submitted
     regression.cycles, regression.compute_ms = record.cycles, record.compute_ms
     regression.runtime_ms = record.runtime_ms
-    regression.signatures, regression.fields = record.signatures, record.fields
+    regression.signatures, regression.fields = record.signatures, _encode(record.fields)
     regression.phase, regression.tanked = private.phase, private.tanked
     regression.closed_ms, regression.sealed_ms = private.closed_ms, private.sealed_ms
     regression.dropping, regression.start, regression.ending = private.dropping, private.start, private.ending
@@ -354,6 +333,10 @@ def stored_value(deadline_ms: int, value: bytes, headers: Headers) -> bytes:
 
 def from_stored(stored: bytes) -> Regression:
     """The regression that a stored row describes."""
+    if native is not None:
+        regression = native.stored_regression(stored, Regression)
+        if regression is not None:
+            return cast("Regression", regression)
     deadline_ms, size = _local.unpack_from(stored)
     start = _local.size
     regression = from_record(stored[start + size :], [(STATE_HEADER, stored[start : start + size])])

@@ -9,12 +9,12 @@ from itertools import islice
 import msgspec
 
 from livejobs.streams.core import statistics
-from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay
+from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay, held_by
 from livejobs.streams.core.rules import deadline
 from livejobs.streams.core.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
 from livejobs.tables.jobs import Row, Verdict
-from livejobs.tables.regressions import NEVER_MS, Ending, Regression
+from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Ending, Regression
 
 ENDING_STEP = 10_000
 """Live jobs judged at once; the rest follows with the ticks."""
@@ -161,6 +161,7 @@ class Decisions(Overlay):
 
     def _drop_rows(self, regression: Regression, most: int) -> int:
         """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
+        self._hold(regression, -held_by(regression.rows) - (0 if regression.span is None else SPAN_BYTES))
         regression.rows, regression.complete, regression.seen, regression.span = {}, False, None, None
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):

@@ -26,7 +26,7 @@ from livejobs.streams.core.rules import Rules
 from livejobs.streams.core.transition import JobEvent
 from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Row
-from livejobs.tables.regressions import SPAN_BYTES, Regression, Span
+from livejobs.tables.regressions import SPAN_BYTES, Regression, Span, decode_fields
 from livejobs.tables.staged import Map
 
 REJECT_OVERHEAD_BYTES = 1000
@@ -186,12 +186,11 @@ class Fold(Decisions):
 
     def _merge(self, regression: Regression, given: dict[str, msgspec.Raw], submitted: int | None) -> None:
         if given:
-            merged = regression.fields | given
-            size = len(_encode(merged))
-            if size > messages.FIELDS_BYTES_MAX:
+            merged = _encode(decode_fields(regression.fields) | given)
+            if len(merged) > messages.FIELDS_BYTES_MAX:
                 raise Reject("too-large", f"fields: more than {messages.FIELDS_BYTES_MAX} bytes")
-            self._bytes += size
-            regression.fields = {name: msgspec.Raw(bytes(raw)) for name, raw in merged.items()}
+            self._bytes += len(merged)
+            regression.fields = merged
         if submitted is not None:
             regression.submitted = submitted
 
@@ -316,7 +315,7 @@ class Fold(Decisions):
     def _measure_span(self, regression: Regression) -> None:
         """Look for the first start and the last finish among all finished jobs, and for those that come next."""
         if regression.span is None:
-            self._cached += SPAN_BYTES
+            self._hold(regression, SPAN_BYTES)
         regression.span = span = Span()
         for body, updated_ms in self._finished(regression):
             span.add(*statistics.ran(messages.finish(body), updated_ms))

@@ -13,7 +13,7 @@ from livejobs.streams.core.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.compiled import native
 from livejobs.tables.jobs import Headers, Op, Row
-from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Regression
+from livejobs.tables.regressions import NEVER_MS, Regression
 from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
 
@@ -29,7 +29,7 @@ CACHE_BYTES = 40 * 1024 * 1024
 """Of rows and regressions remembered between batches, if one worker has all partitions; each has its share."""
 CACHE_BYTES_MIN = 512 * 1024
 """The share of a partition is not less."""
-ROW_BYTES, REGRESSION_BYTES = 350, 1_100
+ROW_BYTES, REGRESSION_BYTES = 350, 300
 """What one takes in memory, about, without the row's key and what the regression's record holds."""
 RECORD_COPIES = 2
 """So many times its size takes what a regression's record holds: signatures and fields, as Python's objects."""
@@ -86,13 +86,23 @@ class Overlay:
         self.now_ms = 0
 
     def _regression(self, key: bytes, name: str) -> Regression:
-        regression = self._regressions.get(key)
-        if regression is None:
-            stored = self.store.get(keys.REGRESSION + key)
-            regression = Regression(name) if stored is None else regressions.from_stored(stored)
-            self._cached += _bytes_of(regression)
-            self._regressions[key] = regression
+        regression = self._regressions.get(key) or self._load_regression(key)
+        return self._remember(Regression(name)) if regression is None else regression
+
+    def _load_regression(self, key: bytes) -> Regression | None:
+        """The regression of this name that the store has."""
+        stored = self.store.get(keys.REGRESSION + key)
+        return None if stored is None else self._remember(regressions.from_stored(stored))
+
+    def _remember(self, regression: Regression) -> Regression:
+        self._regressions[regression.key] = regression
+        self._hold(regression, REGRESSION_BYTES + RECORD_COPIES * regression.size)
         return regression
+
+    def _hold(self, regression: Regression, more_bytes: int) -> None:
+        """Note that a regression takes so much more memory, with its rows."""
+        regression.held_bytes += more_bytes
+        self._cached += more_bytes
 
     def _row(self, regression: Regression, key: bytes) -> Row:
         """The row of a job; an absent one if there is none."""
@@ -105,7 +115,7 @@ class Overlay:
             live = self.store.get(keys.LIVE + key)
             row = jobs.row_of(live, None if live is not None else self.store.get(keys.FINISHED + key))
         regression.rows[key] = row
-        self._cached += ROW_BYTES + len(key)
+        self._hold(regression, ROW_BYTES + len(key))
         return row
 
     def _body(self, key: bytes, row: Row) -> bytes:
@@ -181,7 +191,8 @@ class Overlay:
     def changed_bytes(self) -> int:
         """What `take` will give takes in memory until it is written, about."""
         changed = len(self._dirty_rows) + len(self._dirty_regressions)
-        return COPIES * (self._bytes + self._stats_bytes) + CHANGE_BYTES * changed
+        beyond_bytes = max(0, self._cached - self._cache_bytes)  # remembered until then
+        return COPIES * (self._bytes + self._stats_bytes) + CHANGE_BYTES * changed + beyond_bytes
 
     def take(self) -> Changes:
         """Everything that changed since the last call."""
@@ -211,7 +222,8 @@ class Overlay:
         elif stored is FINISHED and state in (ABSENT, LIVE):
             ops.append((keys.FINISHED + key, None))
         if state is ABSENT:
-            regression.rows.pop(key, None)
+            if regression.rows.pop(key, None) is not None:
+                self._hold(regression, -ROW_BYTES - len(key))
             if stored is not ABSENT:
                 changes.jobs.append((key, None, []))
             return
@@ -239,7 +251,7 @@ class Overlay:
             if regression.stored:
                 changes.ops.append((keys.REGRESSION + name, None))
                 changes.stats.append((name, None, []))
-            self._regressions.pop(name, None)
+            self._drop(regression)
             return
         due_ms = deadline(self.rules, regression)
         if due_ms < entry_ms or name in self._moved:  # a later deadline waits for its entry to come up
@@ -251,7 +263,7 @@ class Overlay:
         self._deadline_head = min(self._deadline_head, regression.deadline_ms)
         value, headers = regression.value(), regression.headers()
         changes.ops.append((keys.REGRESSION + name, regressions.stored_value(regression.deadline_ms, value, headers)))
-        self._cached += RECORD_COPIES * (len(value) - regression.size)
+        self._hold(regression, RECORD_COPIES * (len(value) - regression.size))
         regression.size = len(value)
         if dirty:
             changes.stats.append((name, value, headers))
@@ -265,7 +277,6 @@ class Overlay:
         most = self._cache_bytes * 3 // 4
         self._seen_left = self._seen_bytes - sum(len(one.seen or b"") for one in self._regressions.values())
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
-        self._cached = sum(map(_bytes_of, oldest))
         for regression in oldest:
             if self._cached <= most:
                 return
@@ -283,18 +294,20 @@ class Overlay:
                 self._drop(regression)
 
     def _drop(self, regression: Regression) -> None:
-        self._cached -= _bytes_of(regression)
+        self._cached -= regression.held_bytes
         del self._regressions[regression.key]
 
     def _drop_ended(self, regression: Regression) -> None:
-        live = {key: row for key, row in regression.rows.items() if row.state is LIVE}
-        if len(live) == len(regression.rows):
+        rows = regression.rows
+        if ROW_BYTES * len(rows) < REGRESSION_BYTES:
+            return  # too little to look for
+        live = {key: row for key, row in rows.items() if row.state is LIVE}
+        if len(live) == len(rows):
             return
         if regression.complete:
             regression.seen = self._seen(regression)
-        self._cached -= _bytes_of(regression)
         regression.rows, regression.complete = live, False
-        self._cached += _bytes_of(regression)
+        self._hold(regression, held_by(live) - held_by(rows))
 
     def _seen(self, regression: Regression) -> bytearray | None:
         """Bits for all rows of a regression; None: others have them."""
@@ -309,8 +322,6 @@ class Overlay:
         return seen
 
 
-def _bytes_of(regression: Regression) -> int:
-    """What a regression takes in memory, about, with its rows."""
-    rows, span_bytes = regression.rows, 0 if regression.span is None else SPAN_BYTES
-    own_bytes = REGRESSION_BYTES + RECORD_COPIES * regression.size + span_bytes
-    return own_bytes + ROW_BYTES * len(rows) + sum(map(len, rows))
+def held_by(rows: dict[bytes, Row]) -> int:
+    """What a regression's rows take in memory, about, in bytes."""
+    return ROW_BYTES * len(rows) + sum(map(len, rows))
