@@ -9,6 +9,7 @@ do. All others are left to those two, which know every rule. The tests hold both
 The format of record batches is Kafka's, version 2: the record batch section of its protocol guide.
 """
 
+cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
@@ -1238,10 +1239,12 @@ cdef bytes _JOB_FINISH = _kinds[b"job-finish"]
 
 
 cdef str _OPEN = "open"
+cdef str _STATE_HEADER = "livejobs.state"
 _signatures = Decoder(dict[str, int]).decode
 
 
-cdef class RowFields:
+@cython.no_gc  # it is in no cycle, and there are very many
+cdef class Row:
     """See `tables.fields`."""
 
     cdef public object state, stored, verdict
@@ -1549,8 +1552,7 @@ def stored_regression(bytes stored not None, type regression_type not None):
     return regression
 
 
-def run(list records not None, Py_ssize_t start, fold, type row_type not None, Py_ssize_t rows_max, Py_ssize_t bytes_max,
-        Py_ssize_t row_bytes):
+def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_ssize_t bytes_max, Py_ssize_t row_bytes):
     """Fold plain messages in, from index `start` on; returns the index of the first one that is left.
 
     Plain is what nearly all are: a live message or a finish with a plain body, of a job that is live or new, in a
@@ -1565,7 +1567,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
     cdef Py_ssize_t at = start, changed = fold._bytes, cached = 0, stats_bytes = 0
     cdef Record record
     cdef RegressionFields regression
-    cdef RowFields row
+    cdef Row row
     cdef Body body
     cdef tuple given
     cdef bytes tail, key
@@ -1616,7 +1618,7 @@ def run(list records not None, Py_ssize_t start, fold, type row_type not None, P
             dirty_regressions[regression.key] = regression
         if is_new:
             if row is None:
-                row = regression.rows[key] = row_type()
+                row = regression.rows[key] = Row()
                 regression.held_bytes += row_bytes + PyBytes_GET_SIZE(key)
                 cached += row_bytes + PyBytes_GET_SIZE(key)
             if first_seen is None or first_seen_ms != now:  # those of a batch share a few texts
@@ -1663,7 +1665,7 @@ def write_rows(dict dirty_rows not None, list outputs not None, list ops not Non
     cdef bytes key, value, live
     cdef tuple changed
     cdef RegressionFields regression, before = None
-    cdef RowFields row
+    cdef Row row
     cdef bytes name_json = None
     cdef char *to
     for key, changed in dirty_rows.items():
@@ -1696,6 +1698,66 @@ def write_rows(dict dirty_rows not None, list outputs not None, list ops not Non
         memcpy(to + 16, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         ops.append((b"L" + key, live))
     return seen_ms
+
+
+def write_regressions(dict regressions not None, dict moved not None, list outputs not None, list ops not None, write,
+                      silence_ms, long long retention_ms, Py_ssize_t copies, long long deadline_ms):
+    """What `Overlay._write_regression` does with the regressions that have changed: records, and what the store is told.
+
+    It is left to `write` where a regression is not plain (see `stored_regression`) or its deadline is to be moved.
+    Returns how much more memory, in bytes, the others take: `copies` times what their records have grown; and the least
+    time of their D entries, and of `deadline_ms`.
+    """
+    cdef bytes name, value, state, stored
+    cdef RegressionFields regression
+    cdef Py_ssize_t held, more = 0
+    cdef long long due_ms
+    cdef bint silent = silence_ms is not None
+    cdef long long silent_ms = silence_ms if silent else 0
+    cdef char *to
+    for name, regression in regressions.items():
+        due_ms = regression.heard_ms + silent_ms if silent else 1LL << 62  # as `streams.core.rules.deadline`
+        if not regression.live:
+            due_ms = min(due_ms, regression.heard_ms + retention_ms)
+        value = state = None
+        if (regression.dirty and regression.exists and due_ms >= regression.deadline_ms and name not in moved
+                and regression.phase == _OPEN and not regression.tanked and regression.ending is None
+                and regression.closed_ms is None and regression.sealed_ms is None and not regression.dropping):
+            try:
+                value, state = stats_value(regression, "LIVE"), _plain_state(regression)
+            except OverflowError:
+                pass
+        if state is None:
+            write(name, regression)
+            continue
+        regression.dirty = False
+        stored = PyBytes_FromStringAndSize(NULL, 12 + PyBytes_GET_SIZE(state) + PyBytes_GET_SIZE(value))
+        to = PyBytes_AS_STRING(stored)
+        _put_time(to, regression.deadline_ms)
+        _put_big(<uint8_t *>to + 8, PyBytes_GET_SIZE(state), 4)
+        to = _put(to + 12, PyBytes_AS_STRING(state), PyBytes_GET_SIZE(state))
+        _put(to, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        ops.append((b"R" + name, stored))
+        held = copies * (PyBytes_GET_SIZE(value) - regression.size)
+        regression.held_bytes += held
+        more += held
+        regression.size = PyBytes_GET_SIZE(value)
+        outputs.append((name, value, [(_STATE_HEADER, state)]))
+        regression.stored = True
+        deadline_ms = min(deadline_ms, regression.deadline_ms)
+    return more, deadline_ms
+
+
+cdef bytes _plain_state(RegressionFields regression):
+    """The header of a plain regression's record: see `tables.regressions.StatsPrivate`."""
+    cdef char text[80]  # more than two names, with the longest numbers
+    cdef char *at = text
+    cdef bytes start = b"" if regression.start is None else b',"start":' + <bytes>_encode(regression.start)
+    if regression.rate_cycles:
+        at = _put_number(at, b',"rate_cycles":', regression.rate_cycles)
+    if regression.rate_runtime_ms:
+        at = _put_number(at, b',"rate_runtime_ms":', regression.rate_runtime_ms)
+    return b"{" + (start + PyBytes_FromStringAndSize(text, at - text))[1:] + b"}"
 
 
 cdef bytes _seen_key(long long ms, bytes key):

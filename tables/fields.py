@@ -11,7 +11,7 @@ from livejobs.tables.times import to_text
 _encode = msgspec.json.encode
 
 
-class RowFields:
+class Row:
     """One job in memory. `body` is None where only the store has it."""
 
     __slots__ = (
@@ -102,4 +102,4 @@ class RegressionFields:
 
 
 if native is not None and not TYPE_CHECKING:
-    RowFields, RegressionFields = native.RowFields, native.RegressionFields
+    Row, RegressionFields = native.Row, native.RegressionFields

@@ -13,7 +13,7 @@ import msgspec
 
 from livejobs.tables import keys, times
 from livejobs.tables.compiled import native
-from livejobs.tables.fields import RowFields
+from livejobs.tables.fields import Row
 from livejobs.tables.states import JobState
 
 Verdict = Literal["timeout", "finish", "tank"]
@@ -51,16 +51,6 @@ class JobPrivate(msgspec.Struct, omit_defaults=True):
     """Version of the ending that must not judge this job, because it was heard of after it."""
 
 
-class Row(RowFields):
-    """One job in memory, and its bytes."""
-
-    __slots__ = ()
-
-    def headers(self) -> Headers:
-        """The headers of the record in the topic `jobs`."""
-        return [(STATE_HEADER, _encode(JobPrivate(self.spared)))] if self.spared else []
-
-
 _decode_record = msgspec.json.Decoder(JobRecord).decode
 _decode_private = msgspec.json.Decoder(JobPrivate).decode
 _decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -69,6 +59,11 @@ _decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
 def decode(value: bytes) -> JobRecord:
     """A record's value; msgspec.DecodeError if it is none of ours."""
     return _decode_record(value)
+
+
+def headers(row: Row) -> Headers:
+    """The headers of a row's record in the topic `jobs`."""
+    return [(STATE_HEADER, _encode(JobPrivate(row.spared)))] if row.spared else []
 
 
 def row_of(live: bytes | None, finished: bytes | None) -> Row:

@@ -15,8 +15,8 @@ import msgspec
 
 from livejobs.tables import times
 from livejobs.tables.compiled import native
-from livejobs.tables.fields import RegressionFields
-from livejobs.tables.jobs import STATE_HEADER, Headers, Row, Verdict
+from livejobs.tables.fields import RegressionFields, Row
+from livejobs.tables.jobs import STATE_HEADER, Headers, Verdict
 
 Status = Literal["LIVE", "COMPLETE", "ABORTED", "TANKED"]
 Phase = Literal["open", "finished", "timed-out"]

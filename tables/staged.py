@@ -5,7 +5,7 @@ have it.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
 from typing import Protocol
@@ -28,24 +28,29 @@ class Staged:
 
     def __init__(self, below: Map) -> None:
         self._below = below
-        self._ops: dict[bytes, bytes | None] = {}
-        self._keys: list[bytes] | None = None
+        self._staged: Sequence[Op] = ()
+        self._ops: dict[bytes, bytes | None] | None = None  # as a map, and
+        self._keys: list[bytes] | None = None  # in order, if anyone has asked
         self.get = below.get
 
-    def stage(self, ops: Iterable[Op]) -> None:
+    def stage(self, ops: Sequence[Op]) -> None:
         """From now on reads know of these operations, and of no others before them; the map must have those by now."""
-        self._ops, self._keys = dict(ops), None
-        self.get = self._get if self._ops else self._below.get
+        self._staged, self._ops, self._keys = ops, None, None
+        self.get = self._get if ops else self._below.get
 
     def _get(self, key: bytes) -> bytes | None:
         ops = self._ops
+        if ops is None:
+            ops = self._ops = dict(self._staged)
         return ops[key] if key in ops else self._below.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` (included) to `stop` (excluded), in order."""
-        return self._merged(start, stop) if self._ops else self._below.scan(start, stop)
+        return self._merged(start, stop) if self._staged else self._below.scan(start, stop)
 
     def _merged(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._ops is None:
+            self._ops = dict(self._staged)
         if self._keys is None:
             self._keys = sorted(self._ops)
         keys, ops = self._keys, self._ops

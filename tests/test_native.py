@@ -1,6 +1,7 @@
 """The compiled part answers as `streams.core.messages` and aiokafka do, or not at all."""
 
 import json
+import struct
 from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +18,7 @@ from livejobs.streams.core import messages, overlay, signature
 from livejobs.streams.core.partitioner import murmur2
 from livejobs.streams.core.rules import Rules
 from livejobs.tables import jobs, regressions, times
-from livejobs.tables.jobs import Row
+from livejobs.tables.fields import Row
 from livejobs.tables.regressions import NEVER_MS, Ending, Regression
 from livejobs.tables.states import JobState
 
@@ -360,6 +361,13 @@ def test_changed_rows_are_written_as_the_rules_say(rows: list[dict[str, Any]]) -
     assert found[0] == found[1]
 
 
+def held(regression: Regression | None) -> dict[str, Any] | None:
+    """All that is in memory of a regression."""
+    if regression is None:
+        return None
+    return {name: getattr(regression, name) for name in dir(native.RegressionFields) if not name.startswith("_")}
+
+
 totals = st.integers(-(2**63), 2**64)
 moments = st.integers(-62135596800000, times.MS_MAX)
 regressions_ = st.fixed_dictionaries(
@@ -402,13 +410,6 @@ def test_statistics_are_written_as_the_rules_say(name: str, fields: dict[str, An
         assert written == expected
 
 
-def held(regression: Regression | None) -> dict[str, Any] | None:
-    """All that is in memory of a regression."""
-    if regression is None:
-        return None
-    return {name: getattr(regression, name) for name in dir(native.RegressionFields) if not name.startswith("_")}
-
-
 def read_by_the_rules(stored: bytes) -> Regression:
     with patch.object(regressions, "native", None):
         return regressions.from_stored(stored)
@@ -444,6 +445,44 @@ def test_the_compiled_part_reads_a_usual_stored_regression(name: str, fields: di
     one = regression_with(name, fields)
     stored = regressions.stored_value(one.deadline_ms, one.value(), one.headers())
     assert held(native.stored_regression(stored, Regression)) == held(read_by_the_rules(stored))
+
+
+changed = st.fixed_dictionaries(
+    {"exists": st.booleans(), "dirty": st.booleans()},
+    optional={
+        "stored": st.booleans(),
+        "deadline_ms": st.sampled_from([0, 10**12, MS_LATE, 2 * MS_LATE, NEVER_MS]),
+        "sealed_ms": st.one_of(st.none(), st.integers(0, MS_LATE)),
+        "size": st.integers(0, 1000),
+    },
+)
+
+
+@given(
+    some=st.lists(st.tuples(st.one_of(usual, regressions_), changed, st.booleans()), max_size=4),
+    hours=st.sampled_from([None, 24.0]),
+)
+def test_changed_regressions_are_written_as_the_rules_say(some: list[Any], hours: float | None) -> None:
+    found = []
+    for compiled in (True, False):
+        with patch.object(overlay, "native", native if compiled else None):
+            one = overlay.Overlay(Rules.of(Sigs(enablelivejobs=True, autotimeouthours=hours)), MemoryMap(), 1)
+            for number, (fields, more, moved) in enumerate(some):
+                regression = regression_with(f"r{number}", {**fields, **more, "dirty": False})
+                one._remember(regression)
+                if more["dirty"]:
+                    one._publish(regression)
+                if moved:
+                    one._moved[regression.key] = regression
+            every = list(one._regressions.values())
+            try:
+                changes = one.take()
+            except (ValueError, struct.error):  # a time before the epoch has no entry
+                found.append(None)
+                continue
+            after = (one._cached, one._deadline_head, list(one._regressions))
+            found.append((changes.stats, changes.ops, after, [held(regression) for regression in every]))
+    assert found[0] == found[1]
 
 
 @given(fields=usual, at=st.integers(0), new=st.binary(max_size=3), cut=st.integers(0, 3))

@@ -13,7 +13,8 @@ from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay, he
 from livejobs.streams.core.rules import deadline
 from livejobs.streams.core.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
-from livejobs.tables.jobs import Row, Verdict
+from livejobs.tables.fields import Row
+from livejobs.tables.jobs import Verdict
 from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Ending, Regression
 
 ENDING_STEP = 10_000

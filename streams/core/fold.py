@@ -25,7 +25,8 @@ from livejobs.streams.core.partitioner import partition_of
 from livejobs.streams.core.rules import Rules
 from livejobs.streams.core.transition import JobEvent
 from livejobs.tables.compiled import native
-from livejobs.tables.jobs import Headers, Row
+from livejobs.tables.fields import Row
+from livejobs.tables.jobs import Headers
 from livejobs.tables.regressions import SPAN_BYTES, Regression, Span, decode_fields
 from livejobs.tables.staged import Map
 
@@ -97,7 +98,7 @@ class Fold(Decisions):
         at, count = start, len(records)
         while at < count and len(self._dirty_rows) < BATCH_ROWS and self._bytes < BATCH_BYTES:
             if native is not None:
-                after = native.run(records, at, self, Row, BATCH_ROWS, BATCH_BYTES, ROW_BYTES)
+                after = native.run(records, at, self, BATCH_ROWS, BATCH_BYTES, ROW_BYTES)
                 if after > at:
                     at = after
                     continue

@@ -12,7 +12,8 @@ from itertools import islice
 from livejobs.streams.core.rules import Rules, deadline
 from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.compiled import native
-from livejobs.tables.jobs import Headers, Op, Row
+from livejobs.tables.fields import Row
+from livejobs.tables.jobs import Headers, Op
 from livejobs.tables.regressions import NEVER_MS, Regression
 from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
@@ -197,15 +198,22 @@ class Overlay:
     def take(self) -> Changes:
         """Everything that changed since the last call."""
         changes, self._changes = self._changes, Changes()
-        write_row = partial(self._write_row, changes)
+        write_row, write_regression = partial(self._write_row, changes), partial(self._write_regression, changes)
+        written = self._moved | self._dirty_regressions
         if native is not None:
             seen_ms = native.write_rows(self._dirty_rows, changes.jobs, changes.ops, write_row, NEVER_MS)
             self._seen_head = min(self._seen_head, seen_ms)
+            more_bytes, deadline_ms = native.write_regressions(
+                written, self._moved, changes.stats, changes.ops, write_regression,
+                self.rules.silence_ms, self.rules.retention_ms, RECORD_COPIES, NEVER_MS,
+            )  # fmt: skip
+            self._cached += more_bytes
+            self._deadline_head = min(self._deadline_head, deadline_ms)
         else:
             for key, (regression, row) in self._dirty_rows.items():
                 write_row(key, regression, row)
-        for name, regression in (self._moved | self._dirty_regressions).items():
-            self._write_regression(changes, name, regression)
+            for name, regression in written.items():
+                write_regression(name, regression)
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
         self._bytes = self._stats_bytes = 0
         self._batch += 1
@@ -240,7 +248,7 @@ class Overlay:
             row.stored = LIVE
         self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
         ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
-        changes.jobs.append((key, value, row.headers()))
+        changes.jobs.append((key, value, jobs.headers(row)))
 
     def _write_regression(self, changes: Changes, name: bytes, regression: Regression) -> None:
         dirty, regression.dirty = regression.dirty, False

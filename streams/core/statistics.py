@@ -4,7 +4,7 @@ import msgspec
 
 from livejobs.streams.core import signature
 from livejobs.streams.core.messages import Finish
-from livejobs.tables.jobs import Row
+from livejobs.tables.fields import Row
 from livejobs.tables.regressions import Regression
 from livejobs.tables.states import JobState
 

@@ -8,7 +8,7 @@ takes with them, less what one takes without them.
 
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 
 from bench.engines import Livejobs, Task
 from bench.generate import Resting, Shape, Stream
@@ -38,11 +38,17 @@ def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
 
 
 def live_at_rest(broker: Broker, size: int, events: int) -> Input:
-    """A farm's usual messages, while so many other live jobs say nothing; all in one partition."""
-    stream = Stream(Shape(events, partitions=1, duplicates=0, late=0))
+    """A farm's usual messages, while so many other live jobs say nothing; all in one partition.
+
+    Whatever the size, as many messages come before those that are measured: what is bounded fills with them.
+    """
+    before = LIVE[-1] - size
+    stream = Stream(Shape(before + events, partitions=1, duplicates=0, late=0))
     resting = Resting(size, partitions=1)
     stream.expected = resting.expected  # one object for both, filled while they are written
-    return broker.preload(f"live-{size}", 1, resting.expected, stream, resting)
+    messages = iter(stream)
+    ground = chain(resting, islice(messages, before))
+    return broker.preload(f"live-{size}", 1, resting.expected, messages, ground)
 
 
 def open_regressions(broker: Broker, size: int, events: int) -> Input:
