@@ -215,7 +215,7 @@ class Regression(RegressionFields):
         """As if never heard of; what the store holds is deleted with the next write."""
         self.exists = False
         self.version, self.updated_ms, self.heard_ms = -1, 0, 0
-        self.rows, self.complete, self.seen = {}, True, None
+        self.complete = True
         self.renew()
 
     @property

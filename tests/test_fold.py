@@ -35,6 +35,15 @@ def record_of(message: Message) -> Any:
     return record if message.offset % 5 == 0 else compiled_record(record)
 
 
+def assert_memory_counted(fold: Fold) -> None:
+    """What is remembered is bounded by these numbers, so they must not drift."""
+    known = fold._regressions.values()
+    for one in known:
+        rows_bytes = overlay.held_by(one.rows) + (0 if one.span is None else regressions.SPAN_BYTES)
+        assert one.held_bytes == overlay.REGRESSION_BYTES + overlay.RECORD_COPIES * one.size + rows_bytes
+    assert fold._cached == sum(one.held_bytes for one in known)
+
+
 class Core:
     """The fold over a map in memory, its output topics kept as compacted dictionaries.
 
@@ -86,6 +95,7 @@ class Core:
 
     def commit(self) -> None:
         changes = self.fold.take()
+        assert_memory_counted(self.fold)
         self.settle()
         self.on_their_way = changes.ops
         self.staged.stage(changes.ops)

@@ -9,13 +9,13 @@ from itertools import islice
 import msgspec
 
 from livejobs.streams.core import statistics
-from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay, held_by
+from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay
 from livejobs.streams.core.rules import deadline
 from livejobs.streams.core.transition import MOVES, JobEvent
 from livejobs.tables import jobs, keys, times
 from livejobs.tables.fields import Row
 from livejobs.tables.jobs import Verdict
-from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Ending, Regression
+from livejobs.tables.regressions import NEVER_MS, Ending, Regression
 
 ENDING_STEP = 10_000
 """Live jobs judged at once; the rest follows with the ticks."""
@@ -146,6 +146,7 @@ class Decisions(Overlay):
             return self._drop_rows(regression, TICK_ROWS)
         if regression.sealed_ms is not None:
             self._change(regression)
+            self._forget_rows(regression)
             regression.forget()
             return 0
         if regression.ending is not None:
@@ -162,8 +163,8 @@ class Decisions(Overlay):
 
     def _drop_rows(self, regression: Regression, most: int) -> int:
         """Drop some of a sealed regression's job rows; not to be called with changed rows in memory."""
-        self._hold(regression, -held_by(regression.rows) - (0 if regression.span is None else SPAN_BYTES))
-        regression.rows, regression.complete, regression.seen, regression.span = {}, False, None, None
+        self._forget_rows(regression)
+        regression.complete = False
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):
             for key, stored in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):

@@ -14,7 +14,7 @@ from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.compiled import native
 from livejobs.tables.fields import Row
 from livejobs.tables.jobs import Headers, Op
-from livejobs.tables.regressions import NEVER_MS, Regression
+from livejobs.tables.regressions import NEVER_MS, SPAN_BYTES, Regression
 from livejobs.tables.staged import Map
 from livejobs.tables.states import JobState
 
@@ -118,6 +118,11 @@ class Overlay:
         regression.rows[key] = row
         self._hold(regression, ROW_BYTES + len(key))
         return row
+
+    def _forget_rows(self, regression: Regression) -> None:
+        """Remember none of a regression's rows."""
+        self._hold(regression, -held_by(regression.rows) - (0 if regression.span is None else SPAN_BYTES))
+        regression.rows, regression.seen, regression.span = {}, None, None
 
     def _body(self, key: bytes, row: Row) -> bytes:
         if row.body is not None:
