@@ -18,6 +18,7 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from time import time
 
+from msgspec import DecodeError
 from msgspec.json import Decoder, encode as _encode
 
 from livejobs.tables.states import JobState
@@ -1236,8 +1237,6 @@ cdef object _LIVE = JobState.LIVE
 cdef object _FINISHED = JobState.FINISHED
 cdef bytes _JOB_LIVE = _kinds[b"job-live"]
 cdef bytes _JOB_FINISH = _kinds[b"job-finish"]
-
-
 cdef str _OPEN = "open"
 cdef str _STATE_HEADER = "livejobs.state"
 _signatures = Decoder(dict[str, int]).decode
@@ -1344,6 +1343,7 @@ cdef class RegressionFields:
         self.fields = b"{}"
         self.version = -1
         self.deadline_ms = 1LL << 62
+        self.size = 400
         self.complete = True
         self.rows = {}
         self.signatures = {}
@@ -1424,7 +1424,7 @@ cdef inline const uint8_t *_count(const uint8_t *at, const uint8_t *end, const c
     return NULL if value[0] < 0 else at
 
 
-cdef inline const uint8_t *_maybe(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *value) noexcept nogil:
+cdef inline const uint8_t *_maybe_number(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *value) noexcept nogil:
     """Read a number, or null, behind its name."""
     cdef Span span
     at = _expect(at, end, name)
@@ -1458,10 +1458,31 @@ cdef inline const uint8_t *_moment(const uint8_t *at, const uint8_t *end, const 
     return at if at != NULL and _time(&span, ms) else NULL
 
 
+cdef const uint8_t *_past_object(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """Read past an object, of which is known that it is JSON."""
+    cdef Span span
+    cdef int depth = 0
+    if at == NULL or at >= end or at[0] != 123:
+        return NULL
+    while at != NULL and at < end:
+        if at[0] == 34:
+            at = _string(at, end, &span)
+            continue
+        if at[0] == 123 or at[0] == 91:
+            depth += 1
+        elif at[0] == 125 or at[0] == 93:
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        at += 1
+    return NULL
+
+
 def stored_regression(bytes stored not None, type regression_type not None):
     """What `tables.regressions.from_stored` gives for the row of a plain regression; None for all others.
 
-    Plain is one that is open, neither tanked nor being ended, as a worker writes it.
+    Plain is one that is open, neither tanked nor being ended, as a worker writes it. Its JSON is taken as good: what is
+    restored has been read by `from_record`.
     """
     cdef const uint8_t *begin = <const uint8_t *>PyBytes_AS_STRING(stored)
     cdef const uint8_t *end = begin + PyBytes_GET_SIZE(stored)
@@ -1475,7 +1496,7 @@ def stored_regression(bytes stored not None, type regression_type not None):
     cdef int64_t unused = 0
     cdef bint expected, timed, ended, known
     cdef RegressionFields regression
-    if end - begin < 12 or _big(begin + 8, 4) > <uint64_t>(end - at):
+    if end - begin < 12 or begin[0] > 127 or _big(begin + 8, 4) > <uint64_t>(end - at):
         return None
     record = at + _big(begin + 8, 4)
 
@@ -1511,8 +1532,8 @@ def stored_regression(bytes stored not None, type regression_type not None):
     at = _moment(at, end, b',"heard":', &known, &heard_ms)
     if at == NULL or not known:
         return None
-    at = _maybe(at, end, b',"submitted":', &expected, &submitted)
-    at = _maybe(at, end, b',"remaining":', &known, &unused)
+    at = _maybe_number(at, end, b',"submitted":', &expected, &submitted)
+    at = _maybe_number(at, end, b',"remaining":', &known, &unused)
     at = _past_fraction(at, end, b',"pass_rate":')
     at = _count(at, end, b',"cycles":', &cycles)
     at = _count(at, end, b',"compute_ms":', &compute_ms)
@@ -1520,20 +1541,21 @@ def stored_regression(bytes stored not None, type regression_type not None):
     at = _past_fraction(at, end, b',"cycles_per_second":')
     at = _moment(at, end, b',"first_start":', &timed, &first_ms)
     at = _moment(at, end, b',"last_finish":', &ended, &last_ms)
-    at = _maybe(at, end, b',"duration_ms":', &known, &unused)
+    at = _maybe_number(at, end, b',"duration_ms":', &known, &unused)
     signatures = _expect(at, end, b',"signatures":')
-    at = NULL if signatures == NULL else _value(signatures, end, 1)
-    fields = _expect(at, end, b',"fields":')
-    at = NULL if fields == NULL else _value(fields, end, 1)
-    if at == NULL or at + 1 != end or at[0] != 125 or signatures[0] != 123 or fields[0] != 123 or (
-            expected and submitted < 0):
+    fields = _expect(_past_object(signatures, end), end, b',"fields":')
+    at = _past_object(fields, end)
+    if at == NULL or at + 1 != end or at[0] != 125 or (expected and submitted < 0):
         return None
 
     try:
         regression = regression_type(PyUnicode_DecodeUTF8(<const char *>name.at, name.size, NULL))
         if start.at != NULL:
             regression.start = PyUnicode_DecodeUTF8(<const char *>start.at, start.size, NULL)
-    except UnicodeDecodeError:
+        if signatures[1] != 125:
+            text = PyBytes_FromStringAndSize(<const char *>signatures, fields - 10 - signatures)
+            regression.signatures = _signatures(text)
+    except (UnicodeDecodeError, DecodeError):
         return None
     regression.deadline_ms = <int64_t>_big(begin, 8)
     regression.rate_cycles, regression.rate_runtime_ms = rate_cycles, rate_runtime_ms
@@ -1543,8 +1565,6 @@ def stored_regression(bytes stored not None, type regression_type not None):
     regression.cycles, regression.compute_ms, regression.runtime_ms = cycles, compute_ms, runtime_ms
     regression.first_start_ms = first_ms if timed else None
     regression.last_finish_ms = last_ms if ended else None
-    if signatures[1] != 125:
-        regression.signatures = _signatures(PyBytes_FromStringAndSize(<const char *>signatures, fields - 10 - signatures))
     regression.fields = PyBytes_FromStringAndSize(<const char *>fields, at - fields)
     regression.exists = regression.stored = True
     regression.complete = False
@@ -1582,7 +1602,7 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
             break
         regression = regressions.get(record.key)
         if regression is None and record.key is not None:
-            regression = fold._load_regression(record.key)
+            regression = fold._load_own(record.key)
         if regression is None or regression.phase != "open" or regression.ending is not None:
             break
         if epoch | record.offset <= regression.version:

@@ -80,7 +80,7 @@ class RegressionFields:
         self.dirty = False
         self.complete = True  # `rows` holds every row the store has
         self.seen: bytearray | None = None  # bits for the keys of all rows that the store has
-        self.size = 0  # of its record, in bytes
+        self.size = 400  # of its record, in bytes; about, while there is none
         self.held_bytes = 0  # what it takes in memory, about, with its rows
         self.touched = 0  # number of the batch that last changed it
         self.rows: dict[bytes, Any] = {}

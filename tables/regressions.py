@@ -212,7 +212,7 @@ class Regression(RegressionFields):
         self.submitted = None
 
     def forget(self) -> None:
-        """As if never heard of; what the store holds is deleted with the next write."""
+        """As if never heard of, when its rows are gone; what the store holds is deleted with the next write."""
         self.exists = False
         self.version, self.updated_ms, self.heard_ms = -1, 0, 0
         self.complete = True

@@ -10,15 +10,18 @@ from unittest.mock import patch
 
 import hypothesis.strategies as st
 import model as model_of
+import pytest
 from histories import Message, histories
 from histories import rules as rule_sets
 from hypothesis import HealthCheck, given, settings
 from memory import MemoryBatch, MemoryMap, Record, compiled_record
 from model import Model
 
+from livejobs.streams.config import Sigs
 from livejobs.streams.core import decisions, overlay
 from livejobs.streams.core import rules as rules_of
 from livejobs.streams.core.fold import Fold
+from livejobs.streams.core.partitioner import partition_of
 from livejobs.streams.core.rules import Rules
 from livejobs.streams.verify.differences import Count
 from livejobs.tables import jobs, keys, regressions, times
@@ -402,3 +405,31 @@ def test_a_tick_finds_what_the_tick_before_it_moved() -> None:
         for offset, (ms, kind) in enumerate(beats)
     ])
     assert core.job_records() == {}
+
+
+LIVE_JOB = b'{"uniqueid":"u","result":"live"}'
+
+
+def stored_elsewhere(name: str, said: str) -> MemoryMap:
+    """A map with a regression's row that does not belong there."""
+    rows = MemoryMap()
+    one = regressions.Regression(said)
+    one.exists = True
+    rows.write([(keys.REGRESSION + name.encode(), regressions.stored_value(one.deadline_ms, one.value(), one.headers()))])
+    return rows
+
+
+@pytest.mark.parametrize("offset", [5, 6], ids=["rules", "compiled"])
+def test_a_regression_of_another_partition_is_sent_on_even_if_the_store_has_it(offset: int) -> None:
+    partition = 1 - partition_of(b"run", 2)
+    fold = Fold(Rules.of(Sigs(enablelivejobs=True)), Staged(stored_elsewhere("run", "run")), partition=partition, partitions=2)
+    fold.run([record_of(Message(offset, 1000, b"run", "job-live", LIVE_JOB))], 0)
+    changes = fold.take()
+    assert ([key for _, key, _, _ in changes.reroutes], changes.jobs, changes.stats) == ([b"run"], [], [])
+
+
+@pytest.mark.parametrize("offset", [5, 6], ids=["rules", "compiled"])
+def test_statistics_under_another_regressions_name_end_the_worker(offset: int) -> None:
+    fold = Fold(Rules.of(Sigs(enablelivejobs=True)), Staged(stored_elsewhere("run", "other")), partition=0, partitions=1)
+    with pytest.raises(ValueError, match="the statistics of b'run' are those of 'other'"):
+        fold.run([record_of(Message(offset, 1000, b"run", "job-live", LIVE_JOB))], 0)

@@ -498,10 +498,10 @@ def test_a_stored_regression_that_nobody_wrote_is_left_or_read_as_the_rules_say(
         return
     try:
         expected = read_by_the_rules(stored)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, OverflowError):
         return  # no store has it: what is restored was read by these rules
-    # Numbers that follow from others are taken from those.
-    assert held(found) == held(expected) | {"size": found.size}
+    found.fields = msgspec.json.encode(regressions.decode_fields(found.fields))  # of which the space is kept
+    assert held(found) == held(expected)
 
 
 @given(ms=moments)

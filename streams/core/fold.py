@@ -151,6 +151,12 @@ class Fold(Decisions):
             return None
         return self._regression(key, name)
 
+    def _load_own(self, key: bytes) -> Regression | None:
+        """The regression of this name that the store has, if it is one of this partition's."""
+        if not key or partition_of(key, self.partitions) != self.partition:
+            return None
+        return self._load_regression(key)
+
     def _reject(self, record: Record, error: Reject, item: bytes | None = None, index: int = 0) -> None:
         extra: Headers = [
             ("__streams.errors.exception", error.code.encode()),

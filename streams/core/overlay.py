@@ -33,7 +33,7 @@ CACHE_BYTES_MIN = 512 * 1024
 ROW_BYTES, REGRESSION_BYTES = 350, 300
 """What one takes in memory, about, without the row's key and what the regression's record holds."""
 RECORD_COPIES = 2
-"""So many times its size takes what a regression's record holds: signatures and fields, as Python's objects."""
+"""So many times its size takes what a regression's record holds, with its signatures as Python's objects."""
 SEEN_BYTES = 8 * 1024 * 1024
 """Bits for the jobs of regressions of which not all rows are remembered: new ones need not be looked for."""
 SEEN_BYTES_MAX = 1024 * 1024
@@ -93,7 +93,12 @@ class Overlay:
     def _load_regression(self, key: bytes) -> Regression | None:
         """The regression of this name that the store has."""
         stored = self.store.get(keys.REGRESSION + key)
-        return None if stored is None else self._remember(regressions.from_stored(stored))
+        if stored is None:
+            return None
+        regression = regressions.from_stored(stored)
+        if regression.key != key:
+            raise ValueError(f"the statistics of {key!r} are those of {regression.name!r}")
+        return self._remember(regression)
 
     def _remember(self, regression: Regression) -> Regression:
         self._regressions[regression.key] = regression
@@ -197,8 +202,12 @@ class Overlay:
     def changed_bytes(self) -> int:
         """What `take` will give takes in memory until it is written, about."""
         changed = len(self._dirty_rows) + len(self._dirty_regressions)
-        beyond_bytes = max(0, self._cached - self._cache_bytes)  # remembered until then
-        return COPIES * (self._bytes + self._stats_bytes) + CHANGE_BYTES * changed + beyond_bytes
+        return COPIES * (self._bytes + self._stats_bytes) + CHANGE_BYTES * changed
+
+    @property
+    def beyond_bytes(self) -> int:
+        """What is remembered beyond the room for it, until `take` forgets some."""
+        return max(0, self._cached - self._cache_bytes)
 
     def take(self) -> Changes:
         """Everything that changed since the last call."""
@@ -290,6 +299,7 @@ class Overlay:
         most = self._cache_bytes * 3 // 4
         self._seen_left = self._seen_bytes - sum(len(one.seen or b"") for one in self._regressions.values())
         oldest = sorted(self._regressions.values(), key=lambda regression: regression.touched)
+        self._cached = sum(regression.held_bytes for regression in oldest)  # were it wrong, there might never be room
         for regression in oldest:
             if self._cached <= most:
                 return
@@ -312,8 +322,6 @@ class Overlay:
 
     def _drop_ended(self, regression: Regression) -> None:
         rows = regression.rows
-        if ROW_BYTES * len(rows) < REGRESSION_BYTES:
-            return  # too little to look for
         live = {key: row for key, row in rows.items() if row.state is LIVE}
         if len(live) == len(rows):
             return

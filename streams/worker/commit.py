@@ -143,8 +143,8 @@ class Partition:
 
     @property
     def changed_bytes(self) -> int:
-        """What has changed and is not yet written takes so much memory, about."""
-        return self.fold.changed_bytes + self._committing_bytes
+        """What has changed and is not yet written takes so much memory, about; and what is remembered until then."""
+        return self.fold.changed_bytes + self.fold.beyond_bytes + self._committing_bytes
 
     async def apply(self) -> None:
         """Fold the messages that are waiting, and let them be committed: the last commit may be still on its way."""
@@ -158,7 +158,7 @@ class Partition:
                         await asyncio.sleep(0)  # a transaction on its way needs its turns, too
                     await self._settled()
                     if more and self._may_fold():
-                        self._fold_slice()  # of what came meanwhile
+                        more = self._fold_slice()  # of what came meanwhile
                     if self._folded_records or not more:
                         self._commit(idle=False)
                     else:

@@ -27,7 +27,7 @@ HEAD = ("events", "k events/s", "ratio", "CPU-s a million", "ratio", "peak MB", 
 IDLE_SECONDS, CALM_SECONDS = 20.0, 2.0
 
 
-def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
+def jobs_of_one(broker: Broker, size: int, events: int, _largest: int) -> Input:
     """Regressions of this size, one after the other, in one partition; two messages a job."""
     shape = Shape(
         max(events, 2 * size), partitions=1, jobs=size, exact=True, concurrent=1,
@@ -37,12 +37,12 @@ def jobs_of_one(broker: Broker, size: int, events: int) -> Input:
     return broker.preload(f"jobs-{size}", shape.partitions, stream.expected, stream)
 
 
-def live_at_rest(broker: Broker, size: int, events: int) -> Input:
+def live_at_rest(broker: Broker, size: int, events: int, largest: int) -> Input:
     """A farm's usual messages, while so many other live jobs say nothing; all in one partition.
 
     Whatever the size, as many messages come before those that are measured: what is bounded fills with them.
     """
-    before = LIVE[-1] - size
+    before = largest - size
     stream = Stream(Shape(before + events, partitions=1, duplicates=0, late=0))
     resting = Resting(size, partitions=1)
     stream.expected = resting.expected  # one object for both, filled while they are written
@@ -51,7 +51,7 @@ def live_at_rest(broker: Broker, size: int, events: int) -> Input:
     return broker.preload(f"live-{size}", 1, resting.expected, messages, ground)
 
 
-def open_regressions(broker: Broker, size: int, events: int) -> Input:
+def open_regressions(broker: Broker, size: int, events: int, _largest: int) -> Input:
     """Messages of so many regressions that have all begun, in any order; two messages a job."""
     shape = Shape(
         max(events, 4 * size), PARTITIONS, concurrent=size, slots=2,
@@ -62,14 +62,14 @@ def open_regressions(broker: Broker, size: int, events: int) -> Input:
     return broker.preload(f"open-{size}", PARTITIONS, stream.expected, messages, islice(messages, size))
 
 
-def only_rest(broker: Broker, size: int, _events: int) -> Input:
+def only_rest(broker: Broker, size: int, _events: int, _largest: int) -> Input:
     """So many live jobs, and nothing behind them."""
     resting = Resting(size, PARTITIONS)
     return broker.preload(f"rest-{size}", PARTITIONS, resting.expected, resting)
 
 
 IDLE = "ticks over live jobs"
-SERIES: dict[str, tuple[tuple[int, ...], Callable[[Broker, int, int], Input]]] = {
+SERIES: dict[str, tuple[tuple[int, ...], Callable[[Broker, int, int, int], Input]]] = {
     "jobs of one regression": (JOBS, jobs_of_one),
     "live jobs at rest": (LIVE, live_at_rest),
     "open regressions": (OPEN, open_regressions),
@@ -82,7 +82,7 @@ def measure(setting: Setting) -> Result:
     runs: Runs = {}
     for what, (sizes, write) in SERIES.items():
         wanted = [size for size in sizes if size <= setting.largest]
-        inputs = {size: write(setting.broker, size, setting.events or EVENTS) for size in wanted}
+        inputs = {size: write(setting.broker, size, setting.events or EVENTS, wanted[-1]) for size in wanted}
         for number in range(1, setting.runs + 1):
             for size, source in inputs.items():
                 name = f"{what}: {size:,}"
