@@ -315,6 +315,13 @@ def read_ends(bootstrap: str) -> list[int]:
     return asyncio.run(read())
 
 
+def until_the_first_is_there(here: Config) -> None:
+    deadline = time.monotonic() + 60
+    while not events(here):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_a_slow_pipe_is_sent_as_it_comes(here: Config, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "livejobs.streams.cli", "publish", "job-live", "--regression", "r/1", "--ndjson"]
     pipe = subprocess.PIPE
@@ -322,10 +329,7 @@ def test_a_slow_pipe_is_sent_as_it_comes(here: Config, tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write(LIVE + "\n")
         process.stdin.flush()
-        deadline = time.monotonic() + 20
-        while not events(here):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until_the_first_is_there(here)
         process.stdin.write(LIVE)
         _, talk = process.communicate()
     assert (process.returncode, talk) == (0, "livejobs: sent 2 messages\n")
@@ -337,7 +341,10 @@ def test_it_ends_on_a_signal_while_it_waits_for_input(here: Config, tmp_path: Pa
     command = [sys.executable, "-m", "livejobs.streams.cli", "publish", "job-live", "--regression", "r/1", "--ndjson"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stderr=pipe, cwd=tmp_path, env=environment(), text=True) as process:
-        time.sleep(3)
+        assert process.stdin is not None
+        process.stdin.write(LIVE + "\n")
+        process.stdin.flush()
+        until_the_first_is_there(here)
         process.send_signal(stop)
         code = process.wait(10)
         assert process.stderr is not None
