@@ -1424,38 +1424,39 @@ cdef inline const uint8_t *_count(const uint8_t *at, const uint8_t *end, const c
     return NULL if value[0] < 0 else at
 
 
-cdef inline const uint8_t *_maybe_number(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *value) noexcept nogil:
-    """Read a number, or null, behind its name."""
-    cdef Span span
+cdef inline const uint8_t *_unless_null(const uint8_t *at, const uint8_t *end, const char *name, bint *known) noexcept nogil:
+    """Read to the value behind this name; where that is null, which is then not `known`, past it."""
     at = _expect(at, end, name)
-    if at == NULL:
-        return NULL
-    known[0] = at < end and at[0] != 110
-    return _number(at, end, &span, value) if known[0] else _expect(at, end, b"null")
+    known[0] = at != NULL and at < end and at[0] != 110
+    return at if known[0] else _expect(at, end, b"null")
 
 
-cdef inline const uint8_t *_past_fraction(const uint8_t *at, const uint8_t *end, const char *name) noexcept nogil:
-    """Read past a fraction, or null, behind its name: it follows from other numbers."""
-    cdef const uint8_t *begin = _expect(at, end, name)
-    if begin == NULL or (begin < end and begin[0] == 110):
-        return _expect(begin, end, b"null")
-    at = begin
-    while at < end and (48 <= at[0] <= 57 or at[0] == 46 or at[0] == 101 or at[0] == 45 or at[0] == 43):
-        at += 1
-    return at if at > begin else NULL
+cdef inline const uint8_t *_maybe_count(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *value) noexcept nogil:
+    """Read a number that is not negative, or null, behind its name."""
+    at = _unless_null(at, end, name, known)
+    return _count(at, end, b"", value) if known[0] else at
 
 
 cdef inline const uint8_t *_moment(const uint8_t *at, const uint8_t *end, const char *name, bint *known, int64_t *ms) noexcept nogil:
     """Read a time, or null, behind its name."""
     cdef Span span
-    at = _expect(at, end, name)
-    if at == NULL:
-        return NULL
-    known[0] = at < end and at[0] != 110
+    at = _unless_null(at, end, name, known)
     if not known[0]:
-        return _expect(at, end, b"null")
+        return at
     at = _string(at, end, &span)
     return at if at != NULL and _time(&span, ms) else NULL
+
+
+cdef inline const uint8_t *_past_number(const uint8_t *at, const uint8_t *end, const char *name) noexcept nogil:
+    """Read past any number, or null, behind its name: it follows from others."""
+    cdef bint known
+    cdef const uint8_t *begin
+    begin = at = _unless_null(at, end, name, &known)
+    if not known:
+        return at
+    while at < end and (48 <= at[0] <= 57 or at[0] == 46 or at[0] == 101 or at[0] == 45 or at[0] == 43):
+        at += 1
+    return at if at > begin else NULL
 
 
 cdef const uint8_t *_past_object(const uint8_t *at, const uint8_t *end) noexcept nogil:
@@ -1493,7 +1494,6 @@ def stored_regression(bytes stored not None, type regression_type not None):
     cdef Span name, start
     cdef int64_t version = 0, live = 0, passed = 0, fail = 0, skip = 0, cycles = 0, compute_ms = 0, runtime_ms = 0
     cdef int64_t rate_cycles = 0, rate_runtime_ms = 0, updated_ms = 0, heard_ms = 0, submitted = 0, first_ms = 0, last_ms = 0
-    cdef int64_t unused = 0
     cdef bint expected, timed, ended, known
     cdef RegressionFields regression
     if end - begin < 12 or begin[0] > 127 or _big(begin + 8, 4) > <uint64_t>(end - at):
@@ -1528,24 +1528,24 @@ def stored_regression(bytes stored not None, type regression_type not None):
     at = _count(at, end, b',"pass":', &passed)
     at = _count(at, end, b',"fail":', &fail)
     at = _count(at, end, b',"skip":', &skip)
-    at = _count(at, end, b',"finished":', &unused)
+    at = _past_number(at, end, b',"finished":')
     at = _moment(at, end, b',"heard":', &known, &heard_ms)
     if at == NULL or not known:
         return None
-    at = _maybe_number(at, end, b',"submitted":', &expected, &submitted)
-    at = _maybe_number(at, end, b',"remaining":', &known, &unused)
-    at = _past_fraction(at, end, b',"pass_rate":')
+    at = _maybe_count(at, end, b',"submitted":', &expected, &submitted)
+    at = _past_number(at, end, b',"remaining":')
+    at = _past_number(at, end, b',"pass_rate":')
     at = _count(at, end, b',"cycles":', &cycles)
     at = _count(at, end, b',"compute_ms":', &compute_ms)
     at = _count(at, end, b',"runtime_ms":', &runtime_ms)
-    at = _past_fraction(at, end, b',"cycles_per_second":')
+    at = _past_number(at, end, b',"cycles_per_second":')
     at = _moment(at, end, b',"first_start":', &timed, &first_ms)
     at = _moment(at, end, b',"last_finish":', &ended, &last_ms)
-    at = _maybe_number(at, end, b',"duration_ms":', &known, &unused)
+    at = _past_number(at, end, b',"duration_ms":')
     signatures = _expect(at, end, b',"signatures":')
     fields = _expect(_past_object(signatures, end), end, b',"fields":')
     at = _past_object(fields, end)
-    if at == NULL or at + 1 != end or at[0] != 125 or (expected and submitted < 0):
+    if at == NULL or at + 1 != end or at[0] != 125:
         return None
 
     try:
@@ -1601,7 +1601,7 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
         if not finished and not (tracking and record.kind is _JOB_LIVE):
             break
         regression = regressions.get(record.key)
-        if regression is None and record.key is not None:
+        if regression is None:
             regression = fold._load_own(record.key)
         if regression is None or regression.phase != "open" or regression.ending is not None:
             break

@@ -39,21 +39,22 @@ class Staged:
         self.get = self._get if ops else self._below.get
 
     def _get(self, key: bytes) -> bytes | None:
-        ops = self._ops
-        if ops is None:
-            ops = self._ops = dict(self._staged)
+        ops = self._ops or self._as_map()
         return ops[key] if key in ops else self._below.get(key)
+
+    def _as_map(self) -> dict[bytes, bytes | None]:
+        self._ops = dict(self._staged)
+        return self._ops
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` (included) to `stop` (excluded), in order."""
         return self._merged(start, stop) if self._staged else self._below.scan(start, stop)
 
     def _merged(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        if self._ops is None:
-            self._ops = dict(self._staged)
+        ops = self._ops or self._as_map()
         if self._keys is None:
-            self._keys = sorted(self._ops)
-        keys, ops = self._keys, self._ops
+            self._keys = sorted(ops)
+        keys = self._keys
         staged = ((key, ops[key]) for key in keys[bisect_left(keys, start) : bisect_left(keys, stop)])
         before = None
         for key, value in merge(staged, self._below.scan(start, stop), key=itemgetter(0)):  # of equals, ours first

@@ -151,7 +151,7 @@ class Fold(Decisions):
             return None
         return self._regression(key, name)
 
-    def _load_own(self, key: bytes) -> Regression | None:
+    def _load_own(self, key: bytes | None) -> Regression | None:
         """The regression of this name that the store has, if it is one of this partition's."""
         if not key or partition_of(key, self.partitions) != self.partition:
             return None
