@@ -5,6 +5,10 @@ message's latency counts from the time at which it was *due*, so a publisher or 
 waited behind it. Every message changes its regression's version, which is the offset of the last message that changed
 it: a message at offset o is answered by the first record of its regression with a version of at least o. The same
 receiver reads the messages themselves, too: how long they take to any consumer is the floor.
+
+Percentiles are given twice: of all messages, and of the *calm* ones, in whose time the machine did not stand still
+(`stalls.py`). That is from before a message was due, since what had waited is to be worked off, to when its answer is
+to be expected, and not to when it came: a slow answer is not left out for being slow.
 """
 
 import gc
@@ -24,6 +28,7 @@ from bench.generate import Event, Shape, Stream
 from bench.kafka import EVENTS_SETTINGS, Input
 from bench.measure import BenchError, Run, Sampler, column, percentile, shown, table
 from bench.setting import Result, Runs, Setting
+from bench.stalls import Stalls
 
 RATES = (1_000, 10_000)
 EVENTS = 250_000
@@ -36,14 +41,16 @@ LINGER_MS = 5
 """Of the publisher: librdkafka's default, and what our own publisher has."""
 AHEAD_SECONDS = 0.5
 """From the word to start to the first message."""
+CALM_SECONDS = (0.1, 0.15)
+"""Before and after the time at which a message was due."""
 DRAIN_SECONDS_MAX = 60.0
 QUIET_SECONDS = 2.0
 READY_SECONDS_MAX = 60.0
 SLEEP_SECONDS_MIN = 0.0002
 PARTITIONS = 8
 HEAD = (
-    "events", "p50 ms", "p99 ms", "max ms", "floor p50 ms", "floor p99 ms", "publisher late p99 ms", "cores",
-    "broker cores", "right",
+    "events", "p50 ms", "p99 ms", "max ms", "calm p99 ms", "floor p50 ms", "floor p99 ms", "calm floor p99 ms", "calm %",
+    "publisher late p99 ms", "cores", "broker cores", "right",
 )  # fmt: skip
 SHARES = {"p50": 0.5, "p99": 0.99}
 
@@ -63,7 +70,10 @@ def measure(setting: Setting) -> Result:
 
 
 def _absolute(runs: Runs) -> str:
-    keys = ("p50_ms", "p99_ms", "max_ms", "floor_p50_ms", "floor_p99_ms", "late_p99_ms")
+    keys = (
+        "p50_ms", "p99_ms", "max_ms", "calm_p99_ms", "floor_p50_ms", "floor_p99_ms", "calm_floor_p99_ms", "calm_percent",
+        "late_p99_ms",
+    )  # fmt: skip
     return table(
         HEAD,
         (
@@ -190,11 +200,12 @@ def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
         return bool(sent)
 
     topics = {task.output: source.partitions, source.topic: source.partitions}
-    with Sampler(task.programs, task.broker.pid) as sampler:
+    with Stalls() as stalls, Sampler(task.programs, task.broker.pid) as sampler:
         received = _receive(task, topics, told, deadline=begin + events / rate + DRAIN_SECONDS_MAX)
     schedule = [begin + number / rate for number in range(events)]
     used = sampler.between(schedule[0] + clocks, schedule[-1] + clocks)
-    return _latencies(schedule, sent[0], received, source.topic, task.output, engine, events) | {
+    return _latencies(schedule, sent[0], received, source.topic, task.output, engine, events, stalls) | {
+        "stalled_share": stalls.share,
         "events": events,
         "rate": rate,
         "cores": used.programs / (schedule[-1] - schedule[0]),
@@ -239,6 +250,7 @@ def _latencies(
     output: str,
     engine: Livejobs,
     events: int,
+    stalls: Stalls,
 ) -> Run:
     messages = _messages(events)
     arrived = {(one.partition, one.offset): one.moment for one in received[events_topic]}
@@ -246,7 +258,7 @@ def _latencies(
     for one in received[output]:
         answers[one.key].append((one.moment, engine.read(one.value).offset or 0))
     at: dict[bytes, int] = defaultdict(int)
-    latencies, floors, unanswered = [], [], 0
+    latencies, floors, calm, unanswered = [], [], [], 0
     first = schedule[0] + WARM_UP * (schedule[-1] - schedule[0])
     for event, due, offset in zip(messages, schedule, sent.offsets, strict=True):
         given = answers[event.key]
@@ -257,6 +269,8 @@ def _latencies(
         elif due >= first:
             latencies.append((given[at[event.key]][0] - due) * 1000)
             floors.append((arrived[event.partition, offset] - due) * 1000)
+            if not stalls.between(due - CALM_SECONDS[0], due + CALM_SECONDS[1]):
+                calm.append((latencies[-1], floors[-1]))
     late = sorted((called - due) * 1000 for called, due in zip(sent.called, schedule, strict=True))
     latencies.sort()
     floors.sort()
@@ -264,4 +278,8 @@ def _latencies(
     for name, share in SHARES.items() if latencies else ():
         run[f"{name}_ms"], run[f"floor_{name}_ms"] = percentile(latencies, share), percentile(floors, share)
         run[f"{name}_by_floor"] = run[f"{name}_ms"] / run[f"floor_{name}_ms"]
+    for name, share in SHARES.items() if calm else ():
+        run[f"calm_{name}_ms"] = percentile(sorted(one for one, _ in calm), share)
+        run[f"calm_floor_{name}_ms"] = percentile(sorted(one for _, one in calm), share)
+    run["calm_percent"] = 100 * len(calm) / max(1, len(latencies))
     return run | {"max_ms": latencies[-1] if latencies else None, "late_p99_ms": percentile(late, 0.99)}

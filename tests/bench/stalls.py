@@ -1,0 +1,75 @@
+"""When the machine itself stands still: a virtual machine's host may take its cores away without telling it.
+
+A process of its own does the same small piece of work again and again. What counts is the *CPU time* that it takes, not
+the time until it is done: waiting for a core that other processes have is none of that, so CPU time that is a multiple
+of the usual was taken by the host, and is in no statistics of the guest. As jHiccup does for pauses of all kinds.
+"""
+
+import bisect
+import multiprocessing
+import statistics
+import time
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import NamedTuple, Self
+
+LOOK_SECONDS = 0.004
+WORK = range(1_500)
+"""What is added up at each look: some 50 us, 1 % of a core."""
+STALLED = 3.0
+"""Times the usual CPU time. A core whose other thread is busy takes less than twice its time."""
+END_SECONDS_MAX = 10.0
+
+
+class Look(NamedTuple):
+    """When a piece of work began (`time.monotonic()`), and the CPU time that it took."""
+
+    moment: float
+    cpu_s: float
+
+
+def _look(pipe: Connection) -> None:
+    looks: list[Look] = []
+    while not pipe.poll():
+        moment, before = time.monotonic(), time.thread_time()
+        sum(WORK)
+        looks.append(Look(moment, time.thread_time() - before))
+        time.sleep(LOOK_SECONDS)
+    pipe.send(looks)
+
+
+class Stalls:
+    """As a context manager: notes when the machine stands still; to be asked afterwards."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_look, args=(theirs,), daemon=True)
+        self._moments: list[float] = []
+        self.share = 0.0
+        """Of the looks, those at which it stood still."""
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._pipe.send("end")
+            if self._pipe.poll(END_SECONDS_MAX):
+                self._add(self._pipe.recv())
+        finally:
+            self._process.kill()
+            self._process.join()
+
+    def _add(self, looks: list[Look]) -> None:
+        usual_s = statistics.median(look.cpu_s for look in looks) if looks else 0.0
+        self._moments = [look.moment for look in looks if look.cpu_s > STALLED * usual_s]
+        self.share = len(self._moments) / max(1, len(looks))
+
+    def between(self, begin: float, end: float) -> bool:
+        """Whether the machine stood still between two moments (`time.monotonic()`)."""
+        at = bisect.bisect_left(self._moments, begin)
+        return at < len(self._moments) and self._moments[at] <= end
