@@ -258,7 +258,8 @@ def _latencies(
     for one in received[output]:
         answers[one.key].append((one.moment, engine.read(one.value).offset or 0))
     at: dict[bytes, int] = defaultdict(int)
-    latencies, floors, calm, unanswered = [], [], [], 0
+    found: dict[str, list[float]] = {"": [], "floor_": [], "calm_": [], "calm_floor_": []}
+    unanswered = 0
     first = schedule[0] + WARM_UP * (schedule[-1] - schedule[0])
     for event, due, offset in zip(messages, schedule, sent.offsets, strict=True):
         given = answers[event.key]
@@ -267,19 +268,29 @@ def _latencies(
         if at[event.key] == len(given) or (event.partition, offset) not in arrived:
             unanswered += 1
         elif due >= first:
-            latencies.append((given[at[event.key]][0] - due) * 1000)
-            floors.append((arrived[event.partition, offset] - due) * 1000)
-            if not stalls.between(due - CALM_SECONDS[0], due + CALM_SECONDS[1]):
-                calm.append((latencies[-1], floors[-1]))
+            calm = not stalls.between(due - CALM_SECONDS[0], due + CALM_SECONDS[1])
+            for kind, moment in (("", given[at[event.key]][0]), ("floor_", arrived[event.partition, offset])):
+                for prefix in ("", "calm_") if calm else ("",):
+                    found[prefix + kind].append((moment - due) * 1000)
     late = sorted((called - due) * 1000 for called, due in zip(sent.called, schedule, strict=True))
-    latencies.sort()
-    floors.sort()
-    run: Run = {"unanswered": unanswered, "correct": unanswered == 0, "measured": len(latencies)}
-    for name, share in SHARES.items() if latencies else ():
-        run[f"{name}_ms"], run[f"floor_{name}_ms"] = percentile(latencies, share), percentile(floors, share)
-        run[f"{name}_by_floor"] = run[f"{name}_ms"] / run[f"floor_{name}_ms"]
-    for name, share in SHARES.items() if calm else ():
-        run[f"calm_{name}_ms"] = percentile(sorted(one for one, _ in calm), share)
-        run[f"calm_floor_{name}_ms"] = percentile(sorted(one for _, one in calm), share)
-    run["calm_percent"] = 100 * len(calm) / max(1, len(latencies))
-    return run | {"max_ms": latencies[-1] if latencies else None, "late_p99_ms": percentile(late, 0.99)}
+    latencies = found[""]
+    run: Run = {
+        "unanswered": unanswered,
+        "correct": unanswered == 0,
+        "measured": len(latencies),
+        "calm_percent": 100 * len(found["calm_"]) / max(1, len(latencies)),
+        "max_ms": max(latencies, default=None),
+        "late_p99_ms": percentile(late, 0.99),
+    }
+    return run | _percentiles(found)
+
+
+def _percentiles(found: dict[str, list[float]]) -> Run:
+    run: Run = {
+        f"{prefix}{name}_ms": percentile(sorted(values), share)
+        for prefix, values in found.items()
+        for name, share in SHARES.items()
+        if values
+    }
+    by_floor = {f"{name}_by_floor": run[f"{name}_ms"] / run[f"floor_{name}_ms"] for name in SHARES if found[""]}
+    return run | by_floor

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from bench.measure import BenchError
+
 LOOK_SECONDS = 0.004
 WORK = range(1_500)
 """What is added up at each look: some 50 us, 1 % of a core."""
@@ -39,35 +41,45 @@ def _look(pipe: Connection) -> None:
 
 
 class Stalls:
-    """As a context manager: notes when the machine stands still; to be asked afterwards."""
+    """As a context manager: notes when the machine stands still; to be asked afterwards. Its end raises BenchError."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_look, args=(theirs,), daemon=True)
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(target=_look, args=(self._theirs,), daemon=True)
         self._moments: list[float] = []
         self.share = 0.0
         """Of the looks, those at which it stood still."""
 
     def __enter__(self) -> Self:
         self._process.start()
+        self._theirs.close()  # should it die, we read the end
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._pipe.send("end")
-            if self._pipe.poll(END_SECONDS_MAX):
-                self._add(self._pipe.recv())
+            if kind is None:
+                self._add(self._looks())
         finally:
             self._process.kill()
             self._process.join()
 
+    def _looks(self) -> list[Look]:
+        try:
+            self._pipe.send("end")
+            looks: list[Look] = self._pipe.recv() if self._pipe.poll(END_SECONDS_MAX) else []
+        except (EOFError, OSError):
+            looks = []
+        if not looks:
+            raise BenchError("nobody has looked whether the machine stands still")
+        return looks
+
     def _add(self, looks: list[Look]) -> None:
-        usual_s = statistics.median(look.cpu_s for look in looks) if looks else 0.0
+        usual_s = statistics.median(look.cpu_s for look in looks)
         self._moments = [look.moment for look in looks if look.cpu_s > STALLED * usual_s]
-        self.share = len(self._moments) / max(1, len(looks))
+        self.share = len(self._moments) / len(looks)
 
     def between(self, begin: float, end: float) -> bool:
         """Whether the machine stood still between two moments (`time.monotonic()`)."""
