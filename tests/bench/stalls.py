@@ -17,7 +17,7 @@ from bench.measure import BenchError
 
 LOOK_SECONDS = 0.004
 WORK = range(1_500)
-"""What is added up at each look: some 50 us, 1 % of a core."""
+"""What is added up at each look: some 40 us, 1 % of a core."""
 STALLED = 3.0
 """Times the usual CPU time. A core whose other thread is busy takes less than twice its time."""
 END_SECONDS_MAX = 10.0
