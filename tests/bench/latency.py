@@ -12,7 +12,6 @@ to be expected, and not to when it came: a slow answer is not left out for being
 """
 
 import gc
-import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from bench import engines
 from bench.engines import Livejobs, Task
 from bench.generate import Event, Shape, Stream
 from bench.kafka import EVENTS_SETTINGS, Input
-from bench.measure import BenchError, Run, Sampler, column, percentile, shown, table
+from bench.measure import BenchError, Run, Sampler, answer, column, percentile, shown, spawned, table
 from bench.setting import Result, Runs, Setting
 from bench.stalls import Stalls
 
@@ -159,14 +158,9 @@ def _run(setting: Setting, rate: int, events: int) -> Run:
     setting.broker.create(topic, PARTITIONS, EVENTS_SETTINGS)
     zeros = [0] * PARTITIONS
     source = Input(topic, PARTITIONS, events, zeros, zeros, {}, {})
-    context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
-    pipe, theirs = context.Pipe()
-    arguments = (theirs, setting.broker.address, topic, rate, events)
-    publisher = context.Process(target=publish, args=arguments, daemon=True)
+    publisher, pipe = spawned(publish, setting.broker.address, topic, rate, events)
     try:
         with setting.task(source, f"latency-{rate}") as task:
-            publisher.start()
-            theirs.close()
             return _measured(task, Livejobs(setting.livejobs, tickseconds=1), pipe, rate)
     finally:
         publisher.join(1)
@@ -175,20 +169,11 @@ def _run(setting: Setting, rate: int, events: int) -> Run:
         setting.broker.delete([topic])
 
 
-def _answer(pipe: Connection, seconds: float) -> Any:
-    if not pipe.poll(seconds):
-        raise BenchError(f"the publisher says nothing for {seconds:.0f} s")
-    try:
-        return pipe.recv()
-    except EOFError as error:
-        raise BenchError("the publisher has ended") from error
-
-
 def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
     source, events = task.source, task.source.events
     engine.start(task)
     engines.wait_until_ready(engine, task, READY_SECONDS_MAX)
-    _answer(pipe, task.seconds_max)
+    answer(pipe, task.seconds_max, "the publisher")
     begin = time.monotonic() + AHEAD_SECONDS
     clocks = time.time() - time.monotonic()
     pipe.send(begin)
@@ -196,7 +181,7 @@ def _measured(task: Task, engine: Livejobs, pipe: Connection, rate: int) -> Run:
 
     def told() -> bool:
         if not sent and pipe.poll():
-            sent.append(_answer(pipe, 1))
+            sent.append(answer(pipe, 1, "the publisher"))
         return bool(sent)
 
     topics = {task.output: source.partitions, source.topic: source.partitions}
@@ -287,10 +272,9 @@ def _latencies(
 
 def _percentiles(found: dict[str, list[float]]) -> Run:
     run: Run = {
-        f"{prefix}{name}_ms": percentile(sorted(values), share)
-        for prefix, values in found.items()
+        f"{prefix}{name}_ms": percentile(ordered, share)
+        for prefix, ordered in ((prefix, sorted(values)) for prefix, values in found.items() if values)
         for name, share in SHARES.items()
-        if values
     }
     by_floor = {f"{name}_by_floor": run[f"{name}_ms"] / run[f"floor_{name}_ms"] for name in SHARES if found[""]}
     return run | by_floor

@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -151,6 +154,26 @@ class Used(NamedTuple):
     broker: float
     others: float
     """All else on this machine, without us."""
+
+
+def spawned(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Connection]:
+    """A process that runs `target`, and the pipe to it; the other end is its first argument."""
+    context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process.start()
+    theirs.close()  # should it die, we read the end
+    return process, pipe
+
+
+def answer(pipe: Connection, seconds: float, who: str) -> Any:
+    """What the process behind a pipe says next. Raises BenchError when it says nothing, or has ended."""
+    if not pipe.poll(seconds):
+        raise BenchError(f"{who} says nothing for {seconds:.0f} s")
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionError) as error:
+        raise BenchError(f"{who} has ended") from error
 
 
 class Sampler:

@@ -6,14 +6,14 @@ of the usual was taken by the host, and is in no statistics of the guest. As jHi
 """
 
 import bisect
-import multiprocessing
+import contextlib
 import statistics
 import time
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from bench.measure import BenchError
+from bench.measure import answer, spawned
 
 LOOK_SECONDS = 0.004
 WORK = range(1_500)
@@ -32,7 +32,7 @@ class Look(NamedTuple):
 
 def _look(pipe: Connection) -> None:
     looks: list[Look] = []
-    while not pipe.poll():
+    while not looks or not pipe.poll():
         moment, before = time.monotonic(), time.thread_time()
         sum(WORK)
         looks.append(Look(moment, time.thread_time() - before))
@@ -44,16 +44,12 @@ class Stalls:
     """As a context manager: notes when the machine stands still; to be asked afterwards. Its end raises BenchError."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # not a copy of a process with Kafka's threads
-        self._pipe, self._theirs = context.Pipe()
-        self._process = context.Process(target=_look, args=(self._theirs,), daemon=True)
         self._moments: list[float] = []
         self.share = 0.0
         """Of the looks, those at which it stood still."""
 
     def __enter__(self) -> Self:
-        self._process.start()
-        self._theirs.close()  # should it die, we read the end
+        self._process, self._pipe = spawned(_look)
         return self
 
     def __exit__(
@@ -61,20 +57,12 @@ class Stalls:
     ) -> None:
         try:
             if kind is None:
-                self._add(self._looks())
+                with contextlib.suppress(ConnectionError):  # then the answer says that it has ended
+                    self._pipe.send("end")
+                self._add(answer(self._pipe, END_SECONDS_MAX, "who looks whether the machine stands still"))
         finally:
             self._process.kill()
             self._process.join()
-
-    def _looks(self) -> list[Look]:
-        try:
-            self._pipe.send("end")
-            looks: list[Look] = self._pipe.recv() if self._pipe.poll(END_SECONDS_MAX) else []
-        except (EOFError, OSError):
-            looks = []
-        if not looks:
-            raise BenchError("nobody has looked whether the machine stands still")
-        return looks
 
     def _add(self, looks: list[Look]) -> None:
         usual_s = statistics.median(look.cpu_s for look in looks)
