@@ -1670,13 +1670,16 @@ def run(list records not None, Py_ssize_t start, fold, Py_ssize_t rows_max, Py_s
             dirty_rows[key] = (regression, row)
         changed += PyBytes_GET_SIZE(record.value)
         at += 1
+    if at > start:
+        fold.version = epoch | (<Record>records[at - 1]).offset
     fold._bytes = changed
     fold._stats_bytes += stats_bytes
     fold._cached += cached
     return at
 
 
-def write_rows(dict dirty_rows not None, list outputs not None, list ops not None, write_row, long long seen_ms):
+def write_rows(dict dirty_rows not None, list outputs not None, list ops not None, list began not None, write_row,
+               long long seen_ms):
     """What `Overlay._write_row` does with the rows that have changed: their records, and what the store is told.
 
     It is left to `write_row` where a row is gone or an ending spares it. Returns the least time of the others' P
@@ -1702,13 +1705,12 @@ def write_rows(dict dirty_rows not None, list outputs not None, list ops not Non
         if row.state is not _LIVE:
             if row.stored is _LIVE:
                 ops.append((b"L" + key, None))
-                ops.append((_seen_key(row.seen_ms, key), None))
             ops.append((b"F" + key, value))
             row.stored = _FINISHED
             continue
         if row.stored is not _LIVE:
             row.seen_ms = row.updated_ms
-            ops.append((_seen_key(row.seen_ms, key), b""))
+            began.append(_seen_key(row.seen_ms, key))
             row.stored = _LIVE
         seen_ms = min(seen_ms, row.seen_ms)
         live = PyBytes_FromStringAndSize(NULL, 16 + PyBytes_GET_SIZE(value))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from livejobs.tables.compiled import native
+from livejobs.tables.keys import job_prefix
 from livejobs.tables.states import JobState
 from livejobs.tables.times import to_text
 
@@ -70,7 +71,7 @@ class RegressionFields:
         self.name = name
         self.key = name.encode()
         self.name_json = _encode(name)
-        self.prefix = b"[" + self.name_json + b","  # of its job keys
+        self.prefix = job_prefix(self.name_json)
         self.version = -1
         self.updated_ms = 0
         self.heard_ms = 0

@@ -147,18 +147,23 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
         if entry is not None:
             entries.append(entry)
         at += 1
-    for at in range(0, len(entries), BUNDLE_ENTRIES_MAX):
-        # No other bundle has this number: one that was overwritten would be jobs that nobody prunes.
-        batch.put(*bundled(entries[at : at + BUNDLE_ENTRIES_MAX], records[0].offset + at))
+    if entries:
+        put_into(batch, bundles(entries, b"jobs", records[0].offset))
 
 
-def bundled(entries: Sequence[bytes], number: int) -> tuple[bytes, bytes]:
-    """Key and value of the B entry for the keys of some P entries; `number` is one that no other has, not negative.
+def bundles(entries: Sequence[bytes], topic: bytes, offset: int) -> list[tuple[bytes, bytes]]:
+    """Keys and values of B entries for the keys of some P entries, of jobs that began in one batch of messages.
 
-    The keys are much alike: the value is compressed (LZ4).
+    `topic` and `offset` are of a message in it: no other bundle has these and its place among those of the batch. One
+    that was overwritten would be jobs that nobody prunes. The keys are much alike: the values are compressed (LZ4).
     """
-    value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(entries)))
-    return keys.timed(keys.BUNDLE, keys.time_of(min(entries)), number.to_bytes(8, "big")), value
+    made = []
+    for at in range(0, len(entries), BUNDLE_ENTRIES_MAX):
+        part = entries[at : at + BUNDLE_ENTRIES_MAX]
+        number = topic + struct.pack(">QL", offset, at)
+        value = bytes(cramjam.lz4.compress_block(msgspec.msgpack.encode(part)))
+        made.append((keys.timed(keys.BUNDLE, keys.time_of(min(part)), number), value))
+    return made
 
 
 def unbundled(value: bytes) -> list[bytes]:

@@ -10,12 +10,13 @@ its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 | ``F`` | job key | the finished row (also one that the system judged) |
 | ``D`` | deadline, regression name | empty: when to look at this regression again |
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
-| ``B`` | the first time in it, a number | many keys of ``P`` entries, as a restore left them: see `tables.jobs` |
+| ``B`` | the first time in it, a number | the keys of many ``P`` entries: see `tables.jobs` |
 | ``M`` | a name | what the store knows of itself |
 
 ``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
-moves the entry. A heartbeat therefore costs no index write. A ``B`` entry stands for the ``P`` entries in it until the
-first of them may be due: a restore of live jobs wrote as many of them as rows.
+moves the entry. A heartbeat therefore costs no index write, and neither does an end: a ``P`` entry is stale if there is
+no live row of its time. Those of jobs that begin together are written together, as a ``B`` entry. It stands for them
+until the first of them may be due; nearly all of these jobs have ended by then.
 """
 
 import struct
@@ -25,11 +26,18 @@ REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D
 _time = struct.Struct(">Q")
 
 
+def job_prefix(name_json: bytes) -> bytes:
+    """The beginning of the job keys of a regression, ``["name",``; its name comes as JSON.
+
+    A JSON string ends at its quote, so no other regression's keys begin so.
+    """
+    return b"[" + name_json + b","
+
+
 def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, bytes]:
     """Start (included) and stop (excluded) of the rows of one regression in a job table.
 
-    `prefix` is the beginning of its job keys, ``["name",``; a JSON string ends at its quote, so no other
-    regression's keys begin so. With `after`, a job key, only rows behind it.
+    `prefix` is the beginning of its job keys. With `after`, a job key, only rows behind it.
     """
     return table + (after + b"\0" if after else prefix), table + prefix[:-1] + b"-"
 

@@ -359,6 +359,34 @@ def test_restored_live_jobs_are_pruned_when_they_are_due() -> None:
     assert not [key for table in (keys.SEEN, keys.BUNDLE) for key, _ in core.map.scan(table, bytes([table[0] + 1]))]
 
 
+def test_jobs_that_ended_cost_no_look_when_they_would_be_due() -> None:
+    """Only those of a regression that has live jobs are looked at; nothing stays of the places in time of all others."""
+    core, count = Core(Rules(True, None, None, prune_ms=1000, retention_ms=10**6, stats_ms=10**9)), 600
+
+    def message(offset: int, kind: str, result: str) -> Message:
+        job = offset % count
+        body = json.dumps({"uniqueid": str(job), "result": result}).encode()
+        return Message(offset, 10**12 + offset // 10, key=b"r%d" % (job % 3), kind=kind, value=body)
+
+    core.apply(message(job, "job-live", "live") for job in range(count))
+    core.apply(message(count + job, "job-finish", "pass") for job in range(count) if job != 7)
+    below, looked = core.map.get, []
+
+    def get(key: bytes) -> bytes | None:
+        looked.append(key)
+        return below(key)
+
+    with patch.object(core.map, "get", get):
+        core.reopen()
+        for offset in (2 * count, 2 * count + 1):  # the second one finds that what the first one pruned is gone
+            core.apply([Message(offset, 10**12 + 10**4, key=None, kind="_livejobs.tick", value=None)])
+    assert {json.loads(key[1:])[0] for key in looked if key.startswith(keys.LIVE)} == {"r1"}
+    assert len(core.job_records()) == count - 1
+    assert ("r1", "7") not in core.job_records()
+    core.settle()
+    assert not [key for table in (keys.SEEN, keys.BUNDLE) for key, _ in core.map.scan(table, bytes([table[0] + 1]))]
+
+
 def test_a_regression_that_is_run_again_in_its_order_does_not_look_at_all_jobs_for_each() -> None:
     """Each correction takes the first start away, the next one is the next job's."""
     core, count, begin_ms = Core(Rules(True, None, None, prune_ms=10**6, retention_ms=10**6, stats_ms=10**9)), 600, 1_772_438_400_000

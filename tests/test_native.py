@@ -346,7 +346,7 @@ def test_changed_rows_are_written_as_the_rules_say(rows: list[dict[str, Any]]) -
     for compiled in (True, False):
         with patch.object(overlay, "native", native if compiled else None):
             one = overlay.Overlay(RULES, MemoryMap(), 1)
-            one.now_ms = 5
+            one.version, one.now_ms = 9, 5
             for number, fields in enumerate(rows):
                 regression, row = one._regression(b"r%d" % (number % 2), f"r{number % 2}"), Row()
                 for name, value in fields.items():
@@ -357,7 +357,7 @@ def test_changed_rows_are_written_as_the_rules_say(rows: list[dict[str, Any]]) -
             every = [(regression, key, row) for regression in one._regressions.values() for key, row in regression.rows.items()]
             changes = one.take()
             after = [(key, [getattr(row, name) for name in FIELDS]) for _, key, row in every]
-            found.append((changes.jobs, changes.ops, one._seen_head, after, [len(regression.rows) for regression, *_ in every]))
+            found.append((changes.jobs, changes.ops, one._seen_head, one._bundle_head, after, [len(regression.rows) for regression, *_ in every]))
     assert found[0] == found[1]
 
 

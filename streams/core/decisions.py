@@ -4,6 +4,7 @@ An ending (by a finish, a timeout or a tank) judges the jobs that are still live
 what is due by its broker time: regressions time out, are sealed and dropped, live jobs are pruned.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
 import msgspec
@@ -12,7 +13,7 @@ from livejobs.streams.core import statistics
 from livejobs.streams.core.overlay import ABSENT, BATCH_BYTES, LIVE, Overlay
 from livejobs.streams.core.rules import deadline
 from livejobs.streams.core.transition import MOVES, JobEvent
-from livejobs.tables import jobs, keys, times
+from livejobs.tables import jobs, keys, regressions, times
 from livejobs.tables.fields import Row
 from livejobs.tables.jobs import Verdict
 from livejobs.tables.regressions import NEVER_MS, Ending, Regression
@@ -167,12 +168,10 @@ class Decisions(Overlay):
         regression.complete = False
         dropped = 0
         for table in (keys.LIVE, keys.FINISHED):
-            for key, stored in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):
+            for key, _ in islice(self.store.scan(*keys.job_range(table, regression.prefix)), most - dropped):
                 dropped += 1
                 self._changes.jobs.append((key[1:], None, []))
                 self._changes.ops.append((key, None))
-                if table == keys.LIVE:
-                    self._changes.ops.append((keys.timed(keys.SEEN, jobs.seen_ms_of(stored), key[1:]), None))
         if dropped < most:
             regression.dropping, regression.complete = False, True
         self._moved[regression.key] = regression
@@ -182,23 +181,47 @@ class Decisions(Overlay):
     def _unbundle(self, cutoff_ms: int) -> bool:
         """Put P entries into the place of the bundles with some that this tick will take; whether there were any.
 
-        What it takes of TICK_ROWS and BATCH_BYTES at once, and one bundle, is the most.
+        Only of jobs that are still live. What it looks at of TICK_ROWS and BATCH_BYTES at once, and one bundle, is the
+        most.
         """
         known, _ = self._due(keys.SEEN, self._seen_head, cutoff_ms, TICK_ROWS)
         until_ms = keys.time_of(known[-1]) if len(known) == TICK_ROWS else cutoff_ms
-        ops, size = self._changes.ops, 0
+        ops, looked, size = self._changes.ops, 0, 0
         head_ms, self._bundle_head = self._bundle_head, NEVER_MS
         for bundle, value in self._entries(keys.BUNDLE, head_ms):
             first_ms = keys.time_of(bundle)
-            if first_ms > until_ms or len(ops) >= TICK_ROWS or size >= BATCH_BYTES:
+            if first_ms > until_ms or looked >= TICK_ROWS or size >= BATCH_BYTES:
                 self._bundle_head = first_ms
                 break
             self._seen_head = min(self._seen_head, first_ms)
             entries = jobs.unbundled(value)
             ops.append((bundle, None))
-            ops += [(entry, b"") for entry in entries]
+            ops += [(entry, b"") for entry in self._still_live(entries)]
+            looked += len(entries)
             size += sum(map(len, entries))
         return bool(ops)
+
+    def _still_live(self, entries: list[bytes]) -> Iterator[bytes]:
+        """Those P entries whose jobs are live; not to be called with changed rows in memory.
+
+        Most jobs have long ended, and their regressions, too: those need no look for each of their jobs.
+        """
+        prefix, live = b"\0", 0  # no job key begins so
+        for entry in sorted(entries, key=keys.rest_of):
+            key = keys.rest_of(entry)
+            if not key.startswith(prefix):
+                name = msgspec.json.decode(key)[0]
+                prefix, live = keys.job_prefix(msgspec.json.encode(name)), self._live_jobs(name.encode())
+            if live and self.store.get(keys.LIVE + key) is not None:
+                yield entry
+
+    def _live_jobs(self, name: bytes) -> int:
+        """How many live jobs a regression has."""
+        regression = self._regressions.get(name)
+        if regression is None:
+            stored = self.store.get(keys.REGRESSION + name)
+            return 0 if stored is None else regressions.from_stored(stored).live
+        return regression.live
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
         """Prune live jobs of which nothing was heard for too long."""
@@ -216,9 +239,11 @@ class Decisions(Overlay):
                 continue
             row = self._row(regression, key)
             if row.dirty or regression.sealed_ms is not None:  # judged or dropped by this very tick
+                self._seen_head = min(self._seen_head, keys.time_of(entry))
                 continue
             self.now_ms = max(tick_ms, regression.updated_ms)
             if row.updated_ms <= cutoff_ms:
+                self._seen_head = min(self._seen_head, keys.time_of(entry))
                 self._move(regression, key, row, JobEvent.PRUNE, "", None)
                 self._change(regression)
             else:

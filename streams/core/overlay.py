@@ -76,6 +76,7 @@ class Overlay:
         self._dirty_rows: dict[bytes, tuple[Regression, Row]] = {}
         self._dirty_regressions: dict[bytes, Regression] = {}
         self._moved: dict[bytes, Regression] = {}
+        self._began: list[bytes] = []  # P entries of jobs that the store will have as live ones
         self._changes = Changes()
         self._bytes = self._stats_bytes = 0
         self._cached = 0  # bytes, about
@@ -215,7 +216,7 @@ class Overlay:
         write_row, write_regression = partial(self._write_row, changes), partial(self._write_regression, changes)
         written = self._moved | self._dirty_regressions
         if native is not None:
-            seen_ms = native.write_rows(self._dirty_rows, changes.jobs, changes.ops, write_row, NEVER_MS)
+            seen_ms = native.write_rows(self._dirty_rows, changes.jobs, changes.ops, self._began, write_row, NEVER_MS)
             self._seen_head = min(self._seen_head, seen_ms)
             more_bytes, deadline_ms = native.write_regressions(
                 written, self._moved, changes.stats, changes.ops, write_regression,
@@ -228,6 +229,8 @@ class Overlay:
                 write_row(key, regression, row)
             for name, regression in written.items():
                 write_regression(name, regression)
+        if self._began:
+            self._write_bundles(changes)
         self._dirty_rows, self._dirty_regressions, self._moved = {}, {}, {}
         self._bytes = self._stats_bytes = 0
         self._batch += 1
@@ -240,7 +243,6 @@ class Overlay:
         row.dirty = False
         if stored is LIVE and state is not LIVE:
             ops.append((keys.LIVE + key, None))
-            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), None))
         elif stored is FINISHED and state in (ABSENT, LIVE):
             ops.append((keys.FINISHED + key, None))
         if state is ABSENT:
@@ -258,11 +260,18 @@ class Overlay:
             return
         if stored is not LIVE:
             row.seen_ms = row.updated_ms
-            ops.append((keys.timed(keys.SEEN, row.seen_ms, key), b""))
+            self._began.append(keys.timed(keys.SEEN, row.seen_ms, key))
             row.stored = LIVE
         self._seen_head = min(self._seen_head, row.seen_ms)  # a tick of this batch may have passed its entry
         ops.append((keys.LIVE + key, jobs.live_value(row.seen_ms, row.spared, value)))
         changes.jobs.append((key, value, jobs.headers(row)))
+
+    def _write_bundles(self, changes: Changes) -> None:
+        """Write the places in time of the jobs that have begun."""
+        bundles = jobs.bundles(self._began, b"job-events", self.version)
+        self._bundle_head = min(self._bundle_head, *(keys.time_of(key) for key, _ in bundles))
+        changes.ops += bundles
+        self._began = []
 
     def _write_regression(self, changes: Changes, name: bytes, regression: Regression) -> None:
         dirty, regression.dirty = regression.dirty, False
