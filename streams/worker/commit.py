@@ -38,8 +38,8 @@ SLICE_RECORDS = 500
 """Messages folded in one go: some 2 ms."""
 COMMIT_RECORDS_MAX = 8_000
 """Messages of a partition that one transaction takes: what waits behind them is for the next one."""
-ROOM_SECONDS = 0.001
-"""From one look for room to the next."""
+RECORD_BYTES = 4096
+"""What a message changes, in memory, about: until the first ones have shown it."""
 
 
 class Partition:
@@ -76,6 +76,8 @@ class Partition:
         self.queued_records = self.queued_bytes = 0  # those, and the ones that are not committed
         self._folded_records = self._folded_bytes = 0  # of no transaction yet
         self._committing_bytes = 0  # of what is on its way
+        self._record_bytes = RECORD_BYTES  # changed for a message of the last batch
+        self._batch_bytes = 0  # will be changed by the one at work
         self._folded_ms = 0  # broker time of the last one
         self.closed = False
         self.tick_offset = -1  # of the last tick sent
@@ -146,27 +148,36 @@ class Partition:
         """What has changed and is not yet written takes so much memory, about; and what is remembered until then."""
         return self.fold.changed_bytes + self.fold.beyond_bytes + self._committing_bytes
 
+    @property
+    def claimed_bytes(self) -> int:
+        """The same, when the batch at work is complete."""
+        return max(self.changed_bytes, self._batch_bytes + self._committing_bytes)
+
     async def apply(self) -> None:
         """Fold the messages that are waiting, and let them be committed: the last commit may be still on its way."""
         async with self._lock:
             await self._transactions.turn()
             while self.waiting and not self.closed:
                 with self._store.explained():
-                    more = True
-                    while more and self._may_fold():
-                        more = self._fold_slice()
-                        await asyncio.sleep(0)  # a transaction on its way needs its turns, too
-                    await self._settled()
-                    if more and self._may_fold():
-                        more = self._fold_slice()  # of what came meanwhile
-                    if self._folded_records or not more:
-                        self._commit(idle=False)
-                    else:
-                        await asyncio.sleep(ROOM_SECONDS)  # for the changes of others to be written
+                    await self._fold_batch()
+                    self._commit(idle=False)
             self._called = False
 
+    async def _fold_batch(self) -> None:
+        """Fold the messages that are waiting, when there is room for all that they change."""
+        records = min(len(self.waiting), COMMIT_RECORDS_MAX)
+        self._batch_bytes = await self._transactions.room(records * self._record_bytes)
+        more = True
+        while more and self._may_fold():
+            more = self._fold_slice()
+            await asyncio.sleep(0)  # a transaction on its way needs its turns, too
+        await self._settled()
+        if more and self._may_fold():
+            self._fold_slice()  # of what came meanwhile
+
     def _may_fold(self) -> bool:
-        return bool(self.waiting) and self._folded_records < COMMIT_RECORDS_MAX and self._transactions.have_room()
+        full = self._folded_records >= COMMIT_RECORDS_MAX or not self._transactions.have_room()
+        return bool(self.waiting) and not full and not self.closed
 
     def _fold_slice(self) -> bool:
         """Fold the next messages; False: what `Fold.take` gives must be written out first."""
@@ -187,7 +198,9 @@ class Partition:
 
     def _commit(self, *, idle: bool) -> None:
         """Begin to commit what is folded; nothing else may be on its way. What changed nothing can wait."""
-        self._committing_bytes = self.fold.changed_bytes
+        if self._folded_records:
+            self._record_bytes = self.changed_bytes // self._folded_records
+        self._committing_bytes, self._batch_bytes = self.fold.changed_bytes, 0
         changes = self.fold.take()
         records, size = self._folded_records, self._folded_bytes
         self._folded_records = self._folded_bytes = 0

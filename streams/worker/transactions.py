@@ -31,8 +31,10 @@ from livejobs.streams.kafka.records import BATCH_BYTES, RECORD_BYTES_MAX
 
 PAUSE_SECONDS = 0.005
 """From the beginning of a transaction to that of the next one, at least: what comes meanwhile makes that one larger."""
-CHANGED_BYTES_MAX = 192 * 1024 * 1024
+CHANGED_BYTES_MAX = 96 * 1024 * 1024
 """What may have changed in all partitions together and not be written, as it is in memory: then no more is folded."""
+ROOM_SECONDS = 0.001
+"""From one look for room to the next."""
 JOIN_SECONDS = 0.001
 JOIN_SECONDS_MAX = 0.02
 """From then on, for all that have messages to fold them and to join: looked at so often, waited for no longer."""
@@ -79,6 +81,10 @@ class AtWork(Protocol):
     def changed_bytes(self) -> int:
         """What has changed and is not yet written takes so much memory, about."""
 
+    @property
+    def claimed_bytes(self) -> int:
+        """The same, when what it is at work on is complete."""
+
 
 class Left(NamedTuple):
     """What stands beside an offset that is committed: who did it, and a mark of the partition's."""
@@ -120,6 +126,7 @@ class Transactions:
         self._group: list[_Commit] = []
         """On its way."""
         self._came = asyncio.Event()
+        self._entrance = asyncio.Lock()
         self._began_at = 0.0
         self._running: asyncio.Task[None] | None = None
         self._producer: Any = None
@@ -169,6 +176,20 @@ class Transactions:
         """Wait until the next transaction may begin: what is folded then is up to date."""
         await asyncio.sleep(max(0.0, self._began_at + PAUSE_SECONDS - time.monotonic()))
 
+    async def room(self, batch_bytes: int) -> int:
+        """Wait until a batch may change so much; returns that, but no more than half of all. First come, first served.
+
+        So batches are made whole, one after the other, rather than many begun: the larger one is, the more of its
+        messages change the same regressions and jobs, which are written once.
+        """
+        batch_bytes = min(batch_bytes, CHANGED_BYTES_MAX // 2)
+        async with self._entrance:
+            while claimed := sum(partition.claimed_bytes for partition in self._partitions()):
+                if claimed + batch_bytes < CHANGED_BYTES_MAX:
+                    break
+                await asyncio.sleep(ROOM_SECONDS)
+        return batch_bytes
+
     def have_room(self) -> bool:
         """Whether more may be folded before what has changed is written."""
         return sum(partition.changed_bytes for partition in self._partitions()) < CHANGED_BYTES_MAX
@@ -213,7 +234,8 @@ class Transactions:
         deadline = time.monotonic() + JOIN_SECONDS_MAX
         while True:
             await asyncio.sleep(JOIN_SECONDS)
-            coming = self.have_room() and any(partition.joins_next for partition in self._partitions())
+            room = self.have_room() and not self._entrance.locked()
+            coming = room and any(partition.joins_next for partition in self._partitions())
             if not coming or time.monotonic() > deadline:
                 return
 

@@ -203,6 +203,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "join": lambda _: join_while_leaving(),
     "late": lambda argument: begin_late(float(argument)),
     "seldom": lambda argument: begin_seldom(float(argument)),
+    "room": lambda argument: setattr(transactions, "CHANGED_BYTES_MAX", int(argument)),
     "stand": lambda argument: after_commits(20, STALLS[argument]),
     "stall": lambda argument: stall(float(argument)),
 }

@@ -225,6 +225,14 @@ def test_what_comes_while_a_partition_is_at_work_joins_it(site: Site) -> None:
     verdict(site, traffic)
 
 
+def test_partitions_take_turns_where_there_is_hardly_any_room(site: Site) -> None:
+    """What a few messages change is more than may change at once: none waits for ever, and no batch for its room."""
+    with Traffic(site, 182) as traffic:
+        site.start(command=patched("room=50000")).ready()
+        traffic.assert_flows(2_000)
+    verdict(site, traffic)
+
+
 def test_a_regression_ends_with_many_live_jobs(broker: Broker, tmp_path: Path, soak: bool) -> None:
     """Bounded steps, one a tick; the worker is killed in one of them, and a successor with an empty disk goes on."""
     count = 500_000 if soak else 50_000
