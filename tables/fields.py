@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from livejobs.tables.compiled import native
-from livejobs.tables.keys import job_prefix
 from livejobs.tables.states import JobState
 from livejobs.tables.times import to_text
 
@@ -27,7 +26,7 @@ class Row:
         self.result = ""
         self.first_seen = ""
         self.updated_ms = 0
-        self.seen_ms = 0  # time of the P entry; only a live row in the store has one
+        self.seen_ms = 0  # time of the P entry, if the store has a live row
         self.spared = 0
         self.signature: str | None = None
         self.verdict: Any = None
@@ -71,7 +70,7 @@ class RegressionFields:
         self.name = name
         self.key = name.encode()
         self.name_json = _encode(name)
-        self.prefix = job_prefix(self.name_json)
+        self.prefix = b"[" + self.name_json + b","  # of its job keys
         self.version = -1
         self.updated_ms = 0
         self.heard_ms = 0

@@ -152,10 +152,10 @@ def restore(records: list[Any], batch: Batch, seen: bytearray | None) -> None:
 
 
 def bundles(entries: Sequence[bytes], topic: bytes, offset: int) -> list[tuple[bytes, bytes]]:
-    """Keys and values of B entries for the keys of some P entries, of jobs that began in one batch of messages.
+    """Keys and values of B entries for the keys of some P entries, of jobs that began in one batch of records.
 
-    `topic` and `offset` are of a message in it: no other bundle has these and its place among those of the batch. One
-    that was overwritten would be jobs that nobody prunes. The keys are much alike: the values are compressed (LZ4).
+    `topic` and `offset` are those of a record, and of no other batch in which a job began: jobs of a bundle that was
+    overwritten would never be pruned. The keys are much alike: the values are compressed (LZ4).
     """
     made = []
     for at in range(0, len(entries), BUNDLE_ENTRIES_MAX):

@@ -10,7 +10,7 @@ its Kafka record, byte for byte, so that a store is rebuilt by copying records.
 | ``F`` | job key | the finished row (also one that the system judged) |
 | ``D`` | deadline, regression name | empty: when to look at this regression again |
 | ``P`` | time last heard of, job key | empty: when this job was heard of, or later |
-| ``B`` | the first time in it, a number | the keys of many ``P`` entries: see `tables.jobs` |
+| ``B`` | the first time in it, which one it is | the keys of many ``P`` entries: see `tables.jobs` |
 | ``M`` | a name | what the store knows of itself |
 
 ``D`` and ``P`` entries are lazy: an entry may be too early, never too late; whoever meets one looks at the row and
@@ -19,25 +19,28 @@ no live row of its time. Those of jobs that begin together are written together,
 until the first of them may be due; nearly all of these jobs have ended by then.
 """
 
+import re
 import struct
 
 REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D", b"P", b"B", b"M"
 
 _time = struct.Struct(">Q")
+_prefix = re.compile(rb'\["(?:[^"\\]+|\\.)*",').match
 
 
-def job_prefix(name_json: bytes) -> bytes:
-    """The beginning of the job keys of a regression, ``["name",``; its name comes as JSON.
-
-    A JSON string ends at its quote, so no other regression's keys begin so.
-    """
-    return b"[" + name_json + b","
+def prefix_of(key: bytes) -> bytes:
+    """The beginning of a job key, ``["name",``: all of its regression's job keys begin so, and no others."""
+    found = _prefix(key)
+    if found is None:
+        raise ValueError(f"no job key: {key!r}")
+    return found[0]
 
 
 def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, bytes]:
     """Start (included) and stop (excluded) of the rows of one regression in a job table.
 
-    `prefix` is the beginning of its job keys. With `after`, a job key, only rows behind it.
+    `prefix` is the beginning of its job keys, ``["name",``; a JSON string ends at its quote, so no other
+    regression's keys begin so. With `after`, a job key, only rows behind it.
     """
     return table + (after + b"\0" if after else prefix), table + prefix[:-1] + b"-"
 

@@ -73,6 +73,12 @@ class StatsRecord(StatsNumbers, kw_only=True):
     """What regr-start, regr-update and regr-finish gave."""
 
 
+class _Live(msgspec.Struct):
+    """Of a record in the topic `regression-stats`, what is read alone."""
+
+    live: int
+
+
 class Ending(msgspec.Struct):
     """Live jobs that are still being judged, a bounded number at a time."""
 
@@ -289,6 +295,7 @@ class Regression(RegressionFields):
 decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_record = msgspec.json.Decoder(StatsRecord).decode
 _decode_private = msgspec.json.Decoder(StatsPrivate).decode
+_decode_live = msgspec.json.Decoder(_Live).decode
 
 
 def decode(value: bytes) -> StatsRecord:
@@ -342,6 +349,11 @@ def from_stored(stored: bytes) -> Regression:
     regression = from_record(stored[start + size :], [(STATE_HEADER, stored[start : start + size])])
     regression.deadline_ms = deadline_ms
     return regression
+
+
+def live_of(stored: bytes) -> int:
+    """How many live jobs a stored row says that its regression has."""
+    return _decode_live(record_of(stored)[0]).live
 
 
 def record_of(stored: bytes) -> tuple[bytes, Headers]:

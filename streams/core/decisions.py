@@ -111,7 +111,9 @@ class Decisions(Overlay):
         if self._dirty_rows or self._dirty_regressions or self._moved or self._changes.ops:
             return False
         cutoff_ms = tick_ms - self.rules.prune_ms
-        if self._bundle_head <= cutoff_ms and self._unbundle(cutoff_ms):
+        if self._bundle_head <= cutoff_ms and self._unbundled < self.version:
+            self._unbundled = self.version
+            self._unbundle(cutoff_ms)
             return False
         left = TICK_ROWS
         if self._deadline_head <= tick_ms:
@@ -178,50 +180,42 @@ class Decisions(Overlay):
         self._publish(regression)  # only the private state changes: the record is written again with the same version
         return dropped
 
-    def _unbundle(self, cutoff_ms: int) -> bool:
-        """Put P entries into the place of the bundles with some that this tick will take; whether there were any.
+    def _unbundle(self, cutoff_ms: int) -> None:
+        """Put P entries into the place of the bundles with some that are due: of jobs that are live now.
 
-        Only of jobs that are still live. What it looks at of TICK_ROWS and BATCH_BYTES at once, and one bundle, is the
-        most.
+        Once in a tick, of TICK_ROWS entries or BATCH_BYTES of them, and one bundle more; the rest is left to the next.
         """
         known, _ = self._due(keys.SEEN, self._seen_head, cutoff_ms, TICK_ROWS)
         until_ms = keys.time_of(known[-1]) if len(known) == TICK_ROWS else cutoff_ms
-        ops, looked, size = self._changes.ops, 0, 0
+        ops, size = self._changes.ops, 0
+        entries: list[bytes] = []
         head_ms, self._bundle_head = self._bundle_head, NEVER_MS
         for bundle, value in self._entries(keys.BUNDLE, head_ms):
             first_ms = keys.time_of(bundle)
-            if first_ms > until_ms or looked >= TICK_ROWS or size >= BATCH_BYTES:
+            if first_ms > until_ms or len(entries) >= TICK_ROWS or size >= BATCH_BYTES:
                 self._bundle_head = first_ms
                 break
             self._seen_head = min(self._seen_head, first_ms)
-            entries = jobs.unbundled(value)
+            more = jobs.unbundled(value)
             ops.append((bundle, None))
-            ops += [(entry, b"") for entry in self._still_live(entries)]
-            looked += len(entries)
-            size += sum(map(len, entries))
-        return bool(ops)
+            entries += more
+            size += sum(map(len, more))
+        ops += [(entry, b"") for entry in self._still_live(entries)]
 
     def _still_live(self, entries: list[bytes]) -> Iterator[bytes]:
-        """Those P entries whose jobs are live; not to be called with changed rows in memory.
+        """Those P entries whose jobs are live. Not to be called with changed rows in memory.
 
-        Most jobs have long ended, and their regressions, too: those need no look for each of their jobs.
+        Most jobs have long ended. Where none of their regression is live, they need no look of their own.
         """
-        prefix, live = b"\0", 0  # no job key begins so
-        for entry in sorted(entries, key=keys.rest_of):
+        live: dict[bytes, int] = {}  # jobs, by the prefix of their keys
+        for entry in entries:
             key = keys.rest_of(entry)
-            if not key.startswith(prefix):
-                name = msgspec.json.decode(key)[0]
-                prefix, live = keys.job_prefix(msgspec.json.encode(name)), self._live_jobs(name.encode())
-            if live and self.store.get(keys.LIVE + key) is not None:
+            prefix = keys.prefix_of(key)
+            if prefix not in live:
+                stored = self.store.get(keys.REGRESSION + msgspec.json.decode(prefix[1:-1]).encode())
+                live[prefix] = 0 if stored is None else regressions.live_of(stored)
+            if live[prefix] and self.store.get(keys.LIVE + key) is not None:
                 yield entry
-
-    def _live_jobs(self, name: bytes) -> int:
-        """How many live jobs a regression has."""
-        regression = self._regressions.get(name)
-        if regression is None:
-            stored = self.store.get(keys.REGRESSION + name)
-            return 0 if stored is None else regressions.from_stored(stored).live
-        return regression.live
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
         """Prune live jobs of which nothing was heard for too long."""
@@ -243,7 +237,6 @@ class Decisions(Overlay):
                 continue
             self.now_ms = max(tick_ms, regression.updated_ms)
             if row.updated_ms <= cutoff_ms:
-                self._seen_head = min(self._seen_head, keys.time_of(entry))
                 self._move(regression, key, row, JobEvent.PRUNE, "", None)
                 self._change(regression)
             else:

@@ -81,6 +81,7 @@ class Overlay:
         self._bytes = self._stats_bytes = 0
         self._cached = 0  # bytes, about
         self._batch = 0
+        self._unbundled = -1  # version of the last tick that did
         self._deadline_head = self._head(keys.DEADLINE)
         self._seen_head = self._head(keys.SEEN)
         self._bundle_head = self._head(keys.BUNDLE)
@@ -248,6 +249,8 @@ class Overlay:
         if state is ABSENT:
             if regression.rows.pop(key, None) is not None:
                 self._hold(regression, -ROW_BYTES - len(key))
+            if stored is LIVE:
+                ops.append((keys.timed(keys.SEEN, row.seen_ms, key), None))  # which was due
             if stored is not ABSENT:
                 changes.jobs.append((key, None, []))
             return

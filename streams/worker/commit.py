@@ -110,7 +110,8 @@ class Partition:
         try:  # whatever ends this, a rebalance too, the store is to be opened again
             restored = await _restored(store, number, partitions, config, rules, committed, moved)
             staged = Staged(store)
-            fold = Fold(rules, staged, partition=number, partitions=partitions, topic=kafka.events_topic)
+            with store.explained():
+                fold = Fold(rules, staged, partition=number, partitions=partitions, topic=kafka.events_topic)
             mark = resume.marked(rules, store.position.source, mark)
             await takeover.claim(source, store.position.source, mark)
             return cls(number, config, store, fold, staged, transactions, restored, mark, fail)
@@ -146,7 +147,11 @@ class Partition:
     @property
     def changed_bytes(self) -> int:
         """What has changed and is not yet written takes so much memory, about; and what is remembered until then."""
-        return self.fold.changed_bytes + self.fold.beyond_bytes + self._committing_bytes
+        return self._folding_bytes + self._committing_bytes
+
+    @property
+    def _folding_bytes(self) -> int:
+        return self.fold.changed_bytes + self.fold.beyond_bytes
 
     @property
     def claimed_bytes(self) -> int:
@@ -176,7 +181,7 @@ class Partition:
             self._fold_slice()  # of what came meanwhile
 
     def _may_fold(self) -> bool:
-        full = self._folded_records >= COMMIT_RECORDS_MAX or not self._transactions.have_room()
+        full = self._folded_records >= COMMIT_RECORDS_MAX or self._transactions.full(self._folding_bytes)
         return bool(self.waiting) and not full and not self.closed
 
     def _fold_slice(self) -> bool:
@@ -198,8 +203,8 @@ class Partition:
 
     def _commit(self, *, idle: bool) -> None:
         """Begin to commit what is folded; nothing else may be on its way. What changed nothing can wait."""
-        if self._folded_records:
-            self._record_bytes = self.changed_bytes // self._folded_records
+        if self._folded_records >= SLICE_RECORDS:  # a few say little of others
+            self._record_bytes = self._folding_bytes // self._folded_records
         self._committing_bytes, self._batch_bytes = self.fold.changed_bytes, 0
         changes = self.fold.take()
         records, size = self._folded_records, self._folded_bytes
@@ -214,10 +219,10 @@ class Partition:
             return
         if changes.ops:
             self._write(changes, self.next_offset, self._folded_ms)
+        self._committing_bytes = 0
         self._done(records, size)
 
     def _done(self, records: int, size: int) -> None:
-        self._committing_bytes = 0
         self.queued_records -= records
         self.queued_bytes -= size
 
@@ -231,6 +236,7 @@ class Partition:
             self.committed_offset, self.committed_at = offset, time.monotonic()
             with self._store.explained():
                 self._write(changes, offset, broker_ms)
+            self._committing_bytes = 0  # before the next batch, which waits for this task, is committed
         except BaseException as error:
             self._fail(error)
             raise

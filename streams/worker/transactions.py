@@ -177,12 +177,12 @@ class Transactions:
         await asyncio.sleep(max(0.0, self._began_at + PAUSE_SECONDS - time.monotonic()))
 
     async def room(self, batch_bytes: int) -> int:
-        """Wait until a batch may change so much; returns that, but no more than half of all. First come, first served.
+        """Wait until a batch may change so much; returns that, but less than half of all. First come, first served.
 
         So batches are made whole, one after the other, rather than many begun: the larger one is, the more of its
         messages change the same regressions and jobs, which are written once.
         """
-        batch_bytes = min(batch_bytes, CHANGED_BYTES_MAX // 2)
+        batch_bytes = min(batch_bytes, (CHANGED_BYTES_MAX - 1) // 2)
         async with self._entrance:
             while claimed := sum(partition.claimed_bytes for partition in self._partitions()):
                 if claimed + batch_bytes < CHANGED_BYTES_MAX:
@@ -190,9 +190,11 @@ class Transactions:
                 await asyncio.sleep(ROOM_SECONDS)
         return batch_bytes
 
-    def have_room(self) -> bool:
-        """Whether more may be folded before what has changed is written."""
-        return sum(partition.changed_bytes for partition in self._partitions()) < CHANGED_BYTES_MAX
+    def full(self, batch_bytes: int = 0) -> bool:
+        """Whether a batch that has changed so much must be written now; no more than half of all is for one."""
+        if 2 * batch_bytes >= CHANGED_BYTES_MAX:
+            return True
+        return sum(partition.changed_bytes for partition in self._partitions()) >= CHANGED_BYTES_MAX
 
     async def commit(self, source: TopicPartition, offset: int, outputs: Outputs, mark: str) -> Ends:
         """Write the outputs and commit the source's offset, with a mark that is left with it, all or nothing.
@@ -234,7 +236,7 @@ class Transactions:
         deadline = time.monotonic() + JOIN_SECONDS_MAX
         while True:
             await asyncio.sleep(JOIN_SECONDS)
-            room = self.have_room() and not self._entrance.locked()
+            room = not self.full() and not self._entrance.locked()
             coming = room and any(partition.joins_next for partition in self._partitions())
             if not coming or time.monotonic() > deadline:
                 return
