@@ -19,21 +19,11 @@ no live row of its time. Those of jobs that begin together are written together,
 until the first of them may be due; nearly all of these jobs have ended by then.
 """
 
-import re
 import struct
 
 REGRESSION, LIVE, FINISHED, DEADLINE, SEEN, BUNDLE, META = b"R", b"L", b"F", b"D", b"P", b"B", b"M"
 
 _time = struct.Struct(">Q")
-_prefix = re.compile(rb'\["(?:[^"\\]+|\\.)*",').match
-
-
-def prefix_of(key: bytes) -> bytes:
-    """The beginning of a job key, ``["name",``: all of its regression's job keys begin so, and no others."""
-    found = _prefix(key)
-    if found is None:
-        raise ValueError(f"no job key: {key!r}")
-    return found[0]
 
 
 def job_range(table: bytes, prefix: bytes, after: bytes = b"") -> tuple[bytes, bytes]:

@@ -207,14 +207,14 @@ class Decisions(Overlay):
 
         Most jobs have long ended. Where none of their regression is live, they need no look of their own.
         """
-        live: dict[bytes, int] = {}  # jobs, by the prefix of their keys
+        live: dict[str, int] = {}  # jobs, by the name of their regression
         for entry in entries:
             key = keys.rest_of(entry)
-            prefix = keys.prefix_of(key)
-            if prefix not in live:
-                stored = self.store.get(keys.REGRESSION + msgspec.json.decode(prefix[1:-1]).encode())
-                live[prefix] = 0 if stored is None else regressions.live_of(stored)
-            if live[prefix] and self.store.get(keys.LIVE + key) is not None:
+            name = msgspec.json.decode(key)[0]
+            if name not in live:
+                stored = self.store.get(keys.REGRESSION + name.encode())
+                live[name] = 0 if stored is None else regressions.live_of(stored)
+            if live[name] and self.store.get(keys.LIVE + key) is not None:
                 yield entry
 
     def _tick_live(self, tick_ms: int, cutoff_ms: int, left: int) -> None:
