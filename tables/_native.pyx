@@ -152,6 +152,7 @@ cdef enum:
     LOG_BYTES = 12  # of it: base offset and length, which the length does not count
     CRC_FROM = 21  # the checksum covers what follows it
     LOG_APPEND_TIME = 0x08
+    TRANSACTIONAL = 0x10
     NOT_PLAIN = 0x37  # compressed, transactional or control
 
 cdef inline uint64_t _big(const uint8_t *at, int size) noexcept nogil:
@@ -330,11 +331,12 @@ cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long
     return found
 
 
-def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
+def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most, bint committed):
     """Unpack consecutive plain batches of a fetched record set, from position `at` on.
 
-    Stops before a batch that is compressed, part of a transaction, of another version, malformed or not there as a
-    whole, and after `most` records. Returns the records, the position behind them and the offset after the last batch
+    Stops before a batch that is compressed, a transaction's marker, of another version, malformed or not there as a
+    whole, and after `most` records; also before one that is part of a transaction, unless `committed` says that none
+    of them was aborted. Returns the records, the position behind them and the offset after the last batch
     (-1: there was none). ValueError where a checksum is wrong.
     """
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
@@ -344,10 +346,11 @@ def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most):
     cdef bint append_time
     cdef list found = []
     cdef Py_ssize_t good
+    cdef int others = NOT_PLAIN & ~TRANSACTIONAL if committed else NOT_PLAIN
     while total - at >= HEAD_BYTES and len(found) < most:
         head = start + at
         size = LOG_BYTES + <Py_ssize_t>_big(head + 8, 4)
-        if size < HEAD_BYTES or size > total - at or head[16] != 2 or head[22] & NOT_PLAIN:
+        if size < HEAD_BYTES or size > total - at or head[16] != 2 or head[22] & others:
             break
         base = <int64_t>_big(head, 8)
         if _big(head + 17, 4) != lj_crc32c(head + CRC_FROM, size - CRC_FROM):

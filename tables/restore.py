@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from livejobs.tables.jobs import Batch
 from livejobs.tables.store import Store
 
-BATCH_RECORDS = 10_000
+BATCH_RECORDS = 2_000
+"""Put into a store at once: so they are still in the processor's caches when it copies them."""
 STALL_SECONDS = 60.0
 BULK_RECORDS = 50_000
 """From so many records on, it pays to open the store anew for the restore alone."""

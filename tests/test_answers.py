@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from livejobs.streams.config import Kafka
 from livejobs.streams.kafka import answers
-from livejobs.streams.kafka.answers import BUFFER_BYTES, READ_BYTES, Answers
+from livejobs.streams.kafka.answers import BUFFER_BYTES, KEPT_ANSWERS, READ_BYTES, Answers
 from livejobs.streams.kafka.client import client_options
 
 SECONDS = 20.0
@@ -105,13 +105,14 @@ def test_answers_come_whole_and_in_order_however_they_are_cut(payloads: list[int
     run(scenario)
 
 
-def test_the_buffer_of_a_large_answer_is_kept_for_more_of_them_and_given_back_with_a_small_one() -> None:
+def test_the_buffer_of_a_large_answer_is_kept_for_more_of_them_and_given_back_when_only_small_ones_come() -> None:
     async def scenario() -> None:
-        connection = Connection(3)
-        for number, size in enumerate([40 * BUFFER_BYTES, 30 * BUFFER_BYTES]):
-            connection.receive(answer(number, bytes(size)))
-            assert connection.answers._buffer.nbytes == 40 * BUFFER_BYTES + 12
-        connection.receive(answer(2, b"small"))
+        small = [b"small"] * KEPT_ANSWERS
+        wanted = [bytes(40 * BUFFER_BYTES), *small[1:], bytes(30 * BUFFER_BYTES), *small]
+        connection = Connection(len(wanted))
+        for number, payload in enumerate(wanted):
+            assert connection.answers._buffer.nbytes == (40 * BUFFER_BYTES + 12 if number else BUFFER_BYTES)
+            connection.receive(answer(number, payload))
         assert connection.answers._buffer.nbytes == BUFFER_BYTES
 
     run(scenario)

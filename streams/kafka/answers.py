@@ -19,8 +19,9 @@ BUFFER_BYTES = 64 * 1024
 """Of a connection whose answers are small."""
 READ_BYTES = 256 * 1024
 """Received at once, as much as uvloop takes for other protocols; all of an answer at once was no faster."""
-KEPT_TIMES = 8
-"""A larger buffer is given back when an answer would fit into it more often than that."""
+KEPT_TIMES, KEPT_ANSWERS = 8, 64
+"""A larger buffer is given back when so many answers in a row would each fit into it more often than that. Large and
+small ones take turns while a full partition is left out of a fetch; a new buffer costs as much as to fill it."""
 ANSWER_BYTES_MAX = 128 * 1024 * 1024
 """Of an answer: a fetch is no longer than 50 MiB, or one batch. With a longer one the connection is given up."""
 _SIZE_BYTES = 4
@@ -50,6 +51,7 @@ class Answers(asyncio.BufferedProtocol):
         self._connection: Callable[[], Any] = lambda: None
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._begin = self._end = 0  # of what is in it and no whole answer
+        self._small = 0  # answers in a row
 
     def hand_to(self, connection: AIOKafkaConnection) -> asyncio.Future[None]:
         """Let a connection have the answers; the future ends with an error when there will be no more."""
@@ -95,7 +97,7 @@ class Answers(asyncio.BufferedProtocol):
 
     def _take(self) -> None:
         """Hand out the answers that are there as a whole, and have room for the rest of the next one."""
-        need = taken = _SIZE_BYTES
+        need = _SIZE_BYTES
         while self._end - self._begin >= need:
             head = self._begin + _SIZE_BYTES
             size = int.from_bytes(self._buffer[self._begin : head], "big")
@@ -107,11 +109,12 @@ class Answers(asyncio.BufferedProtocol):
             if self._end - self._begin >= need:
                 self._begin += need
                 self._hand_out(self._buffer[head : self._begin])
-                need, taken = _SIZE_BYTES, need
+                self._small = self._small + 1 if KEPT_TIMES * need < len(self._buffer) else 0
+                need = _SIZE_BYTES
         if self._begin == self._end:
             self._begin = self._end = 0
-            if len(self._buffer) > max(BUFFER_BYTES, KEPT_TIMES * taken):
-                self._buffer = memoryview(bytearray(BUFFER_BYTES))
+            if len(self._buffer) > BUFFER_BYTES and self._small >= KEPT_ANSWERS:
+                self._buffer, self._small = memoryview(bytearray(BUFFER_BYTES)), 0
         elif self._begin + need > len(self._buffer):
             rest = bytes(self._buffer[self._begin : self._end])
             if need > len(self._buffer):

@@ -159,7 +159,7 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
         at = 0
         while at < len(data):
             try:
-                found, at, after = native.plain(data, at, UNPACKED_MAX)
+                found, at, after = native.plain(data, at, UNPACKED_MAX, self._all_count())
                 if after < 0:
                     if len(data) - at < _HEAD.size:
                         return
@@ -175,12 +175,20 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
                 raise CorruptRecordException(f"{self._tp}: {error}") from error
             yield found, after
 
+    @property
+    def _committed_only(self) -> bool:
+        return bool(self._isolation_level == fetcher.READ_COMMITTED)
+
+    def _all_count(self) -> bool:
+        """Whether no batch from here on is left out as one of an aborted transaction."""
+        return not (self._committed_only and (self._aborted_transactions or self._aborted_producers))
+
     def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
         """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
         base, _, _, _, crc, attributes, _, _, _, producer, *_ = head
         if native.crc32c(batch, _CRC_FROM) != crc:
             raise ValueError(f"the batch at offset {base} has a wrong checksum")
-        committed_only = self._isolation_level == fetcher.READ_COMMITTED
+        committed_only = self._committed_only
         if committed_only:
             self._consume_aborted_up_to(base)
         aborted = committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
