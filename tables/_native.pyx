@@ -331,12 +331,12 @@ cdef list _records(const uint8_t *at, const uint8_t *end, Py_ssize_t count, long
     return found
 
 
-def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most, bint committed):
+def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most, bint all_count):
     """Unpack consecutive plain batches of a fetched record set, from position `at` on.
 
-    Stops before a batch that is compressed, a transaction's marker, of another version, malformed or not there as a
-    whole, and after `most` records; also before one that is part of a transaction, unless `committed` says that none
-    of them was aborted. Returns the records, the position behind them and the offset after the last batch
+    Stops before a batch that is compressed, a control batch, of another version, malformed or not there as a whole,
+    and after `most` records; also before one that is part of a transaction, unless `all_count` says that none of them
+    is to be left out. Returns the records, the position behind them and the offset after the last batch
     (-1: there was none). ValueError where a checksum is wrong.
     """
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
@@ -346,7 +346,7 @@ def plain(bytes data not None, Py_ssize_t at, Py_ssize_t most, bint committed):
     cdef bint append_time
     cdef list found = []
     cdef Py_ssize_t good
-    cdef int others = NOT_PLAIN & ~TRANSACTIONAL if committed else NOT_PLAIN
+    cdef int others = NOT_PLAIN & ~TRANSACTIONAL if all_count else NOT_PLAIN
     while total - at >= HEAD_BYTES and len(found) < most:
         head = start + at
         size = LOG_BYTES + <Py_ssize_t>_big(head + 8, 4)

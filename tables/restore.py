@@ -5,7 +5,7 @@ The caller has waited for the predecessor's last transaction before, so that the
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from livejobs.tables.store import Store
 
 BATCH_RECORDS = 2_000
 """Put into a store at once: so they are still in the processor's caches when it copies them."""
+BATCH_VERSIONS = 10_000
+"""The same of a changelog in which only the last record of each key in a batch costs something."""
 STALL_SECONDS = 60.0
 BULK_RECORDS = 50_000
 """From so many records on, it pays to open the store anew for the restore alone."""
@@ -38,11 +40,13 @@ class RestoreError(Exception):
 class Changelog:
     """One changelog partition: its name in the store's position, and what puts its records' effects into a batch.
 
-    That gets the records, the batch, and bits for what came before (`tables.jobs.restore`).
+    `apply` gets the records, the batch, and bits for what came before (`tables.jobs.restore`).
     """
 
     field: str
     tp: TopicPartition
+    batch_records: int
+    """Applied at once, at most."""
     apply: Apply
 
 
@@ -84,7 +88,7 @@ async def restore(
     for tp in tps:
         consumer.seek(tp, starts[tp])
     with store.explained():
-        read = await _read(consumer, store, {log.tp: log for log in changelogs}, end, seen, moved)
+        read = sum([await _read(consumer, store, log, end[log.tp], seen, moved) for log in changelogs])
     # It has seen every tombstone until now, however long ago the last message came.
     store.position.updated_ms = max(store.position.updated_ms, int(time.time() * 1000))
     store.write([])
@@ -106,27 +110,28 @@ async def _flushed(store: Store, most: int) -> None:
 async def _read(  # noqa: PLR0913, PLR0917  what `restore` knows
     consumer: AIOKafkaConsumer,
     store: Store,
-    by_tp: Mapping[TopicPartition, Changelog],
-    end: Mapping[TopicPartition, int],
+    log: Changelog,
+    end: int,
     seen: bytearray | None,
     moved: Callable[[], None],
 ) -> int:
+    """Read one changelog to its end; returns how many records that were."""
     read = 0
-    moved_at, before = time.monotonic(), None
+    moved_at, before = time.monotonic(), -1
     while True:
-        positions = {tp: await consumer.position(tp) for tp in by_tp}
-        if all(positions[tp] >= end[tp] for tp in by_tp):
-            for tp, log in by_tp.items():
-                setattr(store.position, log.field, max(getattr(store.position, log.field), positions[tp]))
+        position = await consumer.position(log.tp)
+        if position >= end:
+            setattr(store.position, log.field, max(getattr(store.position, log.field), position))
             return read
-        if positions != before:
-            moved_at, before = time.monotonic(), positions
+        if position != before:
+            moved_at, before = time.monotonic(), position
             moved()
         elif time.monotonic() - moved_at > STALL_SECONDS:
-            raise RestoreError(f"restore: no record for {STALL_SECONDS:.0f} s at {positions}, the ends are {dict(end)}")
-        fetched = await consumer.getmany(timeout_ms=200, max_records=BATCH_RECORDS)
-        for tp, records in fetched.items():
-            log = by_tp[tp]
+            raise RestoreError(
+                f"restore: no record of {log.tp.topic} {log.tp.partition} for {STALL_SECONDS:.0f} s "
+                f"at {position}, its end is {end}"
+            )
+        for records in (await consumer.getmany(log.tp, timeout_ms=200, max_records=log.batch_records)).values():
             await _flushed(store, UNFLUSHED_MAX)
             with store.batch() as batch:
                 log.apply(records, batch, seen)

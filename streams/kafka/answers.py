@@ -20,8 +20,9 @@ BUFFER_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
 """Received at once, as much as uvloop takes for other protocols; all of an answer at once was no faster."""
 KEPT_TIMES, KEPT_ANSWERS = 8, 64
-"""A larger buffer is given back when so many answers in a row would each fit into it more often than that. Large and
-small ones take turns while a full partition is left out of a fetch; a new buffer costs as much as to fill it."""
+"""A larger buffer is given back when KEPT_ANSWERS answers in a row would each fit into it more than KEPT_TIMES times.
+Large and small ones take turns while a full partition is left out of a fetch; a new buffer costs as much as to fill
+it."""
 ANSWER_BYTES_MAX = 128 * 1024 * 1024
 """Of an answer: a fetch is no longer than 50 MiB, or one batch. With a longer one the connection is given up."""
 _SIZE_BYTES = 4
@@ -114,7 +115,7 @@ class Answers(asyncio.BufferedProtocol):
         if self._begin == self._end:
             self._begin = self._end = 0
             if len(self._buffer) > BUFFER_BYTES and self._small >= KEPT_ANSWERS:
-                self._buffer, self._small = memoryview(bytearray(BUFFER_BYTES)), 0
+                self._buffer = memoryview(bytearray(BUFFER_BYTES))
         elif self._begin + need > len(self._buffer):
             rest = bytes(self._buffer[self._begin : self._end])
             if need > len(self._buffer):

@@ -159,7 +159,7 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
         at = 0
         while at < len(data):
             try:
-                found, at, after = native.plain(data, at, UNPACKED_MAX, self._all_count())
+                found, at, after = native.plain(data, at, UNPACKED_MAX, all_count=self._all_count())
                 if after < 0:
                     if len(data) - at < _HEAD.size:
                         return
@@ -184,7 +184,7 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
         return not (self._committed_only and (self._aborted_transactions or self._aborted_producers))
 
     def _batch(self, head: tuple[int, ...], batch: bytes) -> list[Any]:
-        """The records of one batch that is compressed or part of a transaction; none of an aborted one."""
+        """The records of one batch that is not plain; none of an aborted transaction."""
         base, _, _, _, crc, attributes, _, _, _, producer, *_ = head
         if native.crc32c(batch, _CRC_FROM) != crc:
             raise ValueError(f"the batch at offset {base} has a wrong checksum")

@@ -28,7 +28,7 @@ from livejobs.streams.worker.transactions import Transactions
 from livejobs.tables import jobs, keys, regressions
 from livejobs.tables.jobs import Batch
 from livejobs.tables.regressions import NEVER_MS
-from livejobs.tables.restore import Changelog, restore
+from livejobs.tables.restore import BATCH_RECORDS, BATCH_VERSIONS, Changelog, restore
 from livejobs.tables.staged import Staged
 from livejobs.tables.store import Store, StoreError
 
@@ -314,8 +314,8 @@ async def _restored(  # noqa: PLR0913, PLR0917  what `open` knows
             consumer,
             store,
             [
-                Changelog("jobs", TopicPartition(kafka.jobs_topic, number), jobs.restore),
-                Changelog("stats", TopicPartition(kafka.stats_topic, number), restore_stats),
+                Changelog("jobs", TopicPartition(kafka.jobs_topic, number), BATCH_RECORDS, jobs.restore),
+                Changelog("stats", TopicPartition(kafka.stats_topic, number), BATCH_VERSIONS, restore_stats),
             ],
             await topics.tombstones_ms(config),
             moved,

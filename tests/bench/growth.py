@@ -18,7 +18,7 @@ from bench.replay import replay
 from bench.setting import Result, Runs, Setting
 
 EVENTS = 2_000_000
-"""At least so many in each run with a rate: with fewer, what is bounded is not full in the small ones, and what came
+"""About so many, or more, in each run with a rate: with fewer, what is bounded is not full in the small ones, and what came
 before those that are measured is still being compacted."""
 PARTITIONS = 8
 JOBS = (1_000, 10_000, 100_000, 1_000_000)

@@ -11,7 +11,7 @@ from bench.replay import replay
 from bench.setting import Result, Runs, Setting
 
 EVENTS = 4_000_000
-"""With a million, half of the time is the broker's first minute, in which it takes twice the CPU for the same work."""
+"""With a million, much of a run is in the broker's first minutes, in which it takes up to three times the CPU."""
 PEERS = ("kafka-streams",)
 ONE, TWO = "one", "two"
 
