@@ -188,10 +188,9 @@ class _Fast(PartitionRecords):  # type: ignore[misc]
         base, _, _, _, crc, attributes, _, _, _, producer, *_ = head
         if native.crc32c(batch, _CRC_FROM) != crc:
             raise ValueError(f"the batch at offset {base} has a wrong checksum")
-        committed_only = self._committed_only
-        if committed_only:
+        if self._committed_only:
             self._consume_aborted_up_to(base)
-        aborted = committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
+        aborted = self._committed_only and attributes & _TRANSACTIONAL and producer in self._aborted_producers
         if aborted and not attributes & _CONTROL:
             return []
         try:
